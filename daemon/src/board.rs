@@ -1,0 +1,116 @@
+//! What the daemon's tasks tell each other: what is published, who serves it, what is ordered.
+//!
+//! The rotator is the only writer of publications, the publisher of replicas; everything else reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use control::{Credential, Policy, Reason, Report, Resource, Role, Tunnel};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::status::{Operation, Status};
+
+/// What is in force for one tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Publication {
+    /// For proxies.
+    pub credential: Option<Arc<Credential>>,
+    /// For proxies.
+    pub policy: Option<Arc<Policy>>,
+    /// For connectors.
+    pub token: Option<Arc<Tunnel>>,
+}
+
+/// Tunnel name to what is in force for it.
+pub type Publications = BTreeMap<String, Publication>;
+
+/// One subscriber, as the publisher knows it.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// What it is.
+    pub role: Role,
+    /// The uid behind the socket.
+    pub uid: u32,
+    /// What it said of its build.
+    pub build: String,
+    /// The tunnels that it is sent.
+    pub tunnels: Vec<String>,
+    /// A subscription stands now.
+    pub connected: bool,
+    /// It said `bye`.
+    pub left: bool,
+    /// When it was last heard.
+    pub last_heard: SystemTime,
+    /// Highest generation acknowledged, by tunnel and resource.
+    pub acks: BTreeMap<(String, Resource), u64>,
+    /// Last refusal, by tunnel and resource, until a later ack.
+    pub nacks: BTreeMap<(String, Resource), (u64, Reason)>,
+    /// Its last report.
+    pub report: Report,
+}
+
+/// Replica name to replica.
+pub type Replicas = BTreeMap<String, Replica>;
+
+/// What somebody asks of the rotator. Answered at once with an operation that can be followed.
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    pub order: Order,
+    /// Who asks, for the journal: `uid:1000`, `schedule`.
+    pub actor: String,
+    /// Gets the operation as it was accepted, or the refusal.
+    pub answer: oneshot::Sender<Result<Operation, Refusal>>,
+}
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A new key and certificate now.
+    RotateServerCertificate {
+        /// Which tunnel.
+        tunnel: String,
+    },
+    /// Switch to the standby CA.
+    RotateCa {
+        /// Which tunnel.
+        tunnel: String,
+        /// The operator asserts that the verifiers hold both CAs. Without it the order is refused
+        /// with the standby CA and where it has to go.
+        trusted: bool,
+    },
+    /// A client certificate of the client CA, for mutual inner TLS.
+    IssueClient {
+        /// Which tunnel.
+        tunnel: String,
+        /// Common name and DNS name of the client.
+        name: String,
+        /// SubjectPublicKeyInfo of the client's key, PEM or CSR; absent: a key is made and returned.
+        csr: Option<String>,
+        /// Life of the certificate in seconds.
+        lifetime_seconds: u64,
+    },
+}
+
+/// Why an order was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is wrong, one line.
+    pub what: String,
+    /// What to do.
+    pub next: String,
+}
+
+/// The ends that each task holds. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// Rotator to publisher.
+    pub publications: watch::Sender<Publications>,
+    /// Publisher to rotator and status.
+    pub replicas: watch::Sender<Replicas>,
+    /// Rotator to whoever asks.
+    pub status: watch::Sender<Arc<Status>>,
+    /// Whoever asks to rotator.
+    pub requests: mpsc::Sender<Request>,
+}

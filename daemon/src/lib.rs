@@ -1,0 +1,4 @@
+//! The daemon: owns the keys, the time and the journal of a tunnel's credentials.
+
+pub mod board;
+pub mod status;

@@ -1,0 +1,129 @@
+//! The state of the daemon as one documented, stable JSON object: `keyward status --json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that may be known without being asked who one is. Times are Unix seconds, UTC.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version, commit and target of the daemon.
+    pub build: String,
+    /// When it was made.
+    pub at: u64,
+    /// The wall clock disagrees with the boot clock: nothing destructive is done.
+    pub time_suspect: bool,
+    /// By tunnel name.
+    pub tunnels: BTreeMap<String, TunnelStatus>,
+    /// By replica name.
+    pub replicas: BTreeMap<String, ReplicaStatus>,
+    /// The last 64, oldest first.
+    pub operations: Vec<Operation>,
+}
+
+/// One tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// `<tunnel-domain>`.
+    pub domain: String,
+    /// `static`.
+    pub provider: String,
+    /// Number of the published credential.
+    pub generation: u64,
+    /// Lowest generation that may still be served.
+    pub lowest: u64,
+    /// The certificate that proxies serve.
+    pub server_certificate: Option<CertificateStatus>,
+    /// Phase of its rotation, as in the design: `serving`, `keyed`, `signed`, `published` …
+    pub phase: String,
+    /// When the next renewal is due.
+    pub renew_at: Option<u64>,
+    /// The CA that signs.
+    pub ca: Option<CertificateStatus>,
+    /// The CA that will sign next; its PEM is what verifiers have to hold before `rotate ca`.
+    pub standby_ca: Option<CertificateStatus>,
+    /// The CA for client certificates, where mutual inner TLS is on.
+    pub client_ca: Option<CertificateStatus>,
+    /// The CA key lies unsealed on the same disk.
+    pub ca_key_unsealed: bool,
+    /// What needs a person, one sentence each.
+    pub alarms: Vec<String>,
+    /// Rotations done since the state was made.
+    pub rotations: Rotations,
+}
+
+/// How many rotations are done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotations {
+    /// Of the server certificate.
+    pub server_certificate: u64,
+    /// Of the CA.
+    pub ca: u64,
+}
+
+/// One certificate, without anything secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Lower-case hexadecimal SHA-256 of the DER.
+    pub sha256: String,
+    /// Lower-case hexadecimal serial number.
+    pub serial: String,
+    /// First second of validity.
+    pub not_before: u64,
+    /// Last second of validity.
+    pub not_after: u64,
+    /// PEM.
+    pub pem: String,
+}
+
+/// One subscriber.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// `proxy` or `connector`.
+    pub role: control::Role,
+    /// Version, commit and target.
+    pub build: String,
+    /// A subscription stands.
+    pub connected: bool,
+    /// When it was last heard.
+    pub last_heard: u64,
+    /// Generation acknowledged, by tunnel.
+    pub acked: BTreeMap<String, u64>,
+    /// Last refusal, by tunnel.
+    pub refused: BTreeMap<String, control::Reason>,
+    /// Its last report.
+    pub report: control::Report,
+}
+
+/// One order and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Name of the operation, unique for ever.
+    pub id: String,
+    /// `rotate server-certificate`, `rotate ca`, `issue-client`.
+    pub what: String,
+    /// The tunnel.
+    pub tunnel: String,
+    /// Who asked.
+    pub actor: String,
+    /// How far it is.
+    pub state: OperationState,
+    /// One sentence.
+    pub detail: String,
+    /// When it began.
+    pub began: u64,
+    /// When it ended.
+    pub ended: Option<u64>,
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    /// Begun, not ended.
+    Running,
+    /// Ended as asked.
+    Done,
+    /// Ended otherwise; `detail` says why.
+    Failed,
+}

@@ -1,0 +1,4 @@
+//! The data plane of an MCP tunnel.
+
+pub mod config;
+pub mod forward;
