@@ -86,8 +86,8 @@ pub enum Order {
         tunnel: String,
         /// Common name and DNS name of the client.
         name: String,
-        /// SubjectPublicKeyInfo of the client's key, PEM or CSR; absent: a key is made and returned.
-        csr: Option<String>,
+        /// PKCS#10 request in PEM: the key is made where it will be used and never comes here.
+        csr: String,
         /// Life of the certificate in seconds.
         lifetime_seconds: u64,
     },

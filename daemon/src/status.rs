@@ -114,6 +114,9 @@ pub struct Operation {
     pub began: u64,
     /// When it ended.
     pub ended: Option<u64>,
+    /// PEM of the certificate that was issued, where that was the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// How far an operation is.
