@@ -19,7 +19,8 @@ mod secret;
 
 pub use frame::{FrameError, MAX_MESSAGE, Reader, Writer};
 pub use message::{
-    Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Leaf, Nack, Policy, Reason, Refusal,
-    Refused, Report, Resource, Role, Route, Serving, Tunnel, TunnelReport, Version, Welcome,
+    Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Leaf, Manifest, Nack, Policy, Reason,
+    Refusal, Refused, Report, Resource, Role, Route, Serving, Tunnel, TunnelReport, Version,
+    Welcome,
 };
 pub use secret::Secret;

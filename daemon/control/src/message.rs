@@ -226,6 +226,30 @@ pub struct Route {
     pub preserve_host: bool,
 }
 
+/// The file `manifest.json` that stands beside `tls.crt` and `tls.key` in a served directory: what a
+/// proxy that starts without the daemon has to know besides the pair. Nothing in it is secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The tunnel.
+    pub tunnel: String,
+    /// `<tunnel-domain>`.
+    pub tunnel_domain: String,
+    /// Generation of the pair.
+    pub generation: u64,
+    /// A pair of a generation below this one is refused.
+    pub lowest: u64,
+    /// SHA-256 of the leaf that this manifest belongs to, lower-case hexadecimal.
+    pub leaf_sha256: String,
+    /// As in [`Credential`].
+    pub ca_certificates: Vec<String>,
+    /// As in [`Credential`].
+    #[serde(default)]
+    pub client_ca_certificates: Vec<String>,
+    /// As sent over the channel.
+    #[serde(default)]
+    pub policy: Option<Policy>,
+}
+
 /// What a connector dials with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
