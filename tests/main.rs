@@ -1,1 +1,4 @@
-//! .
+//! Every test that crosses a crate boundary, in one program: one link instead of many. One module a subject.
+
+#[cfg(test)]
+mod budget;
