@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod operator;
+pub mod config;
 pub mod publisher;
 pub mod socket;
 pub mod status;

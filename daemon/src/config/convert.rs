@@ -1,0 +1,328 @@
+//! From what the file says to what the program needs.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pki::Algorithm;
+use process::Failure;
+
+use super::raw::{RawAuthority, RawConfig, RawRoute, RawServerCertificate, RawTunnel};
+use super::{
+    AuthorityConfig, CA_MARGIN, Config, ControlListener, DEFAULT_CA_LIFETIME,
+    DEFAULT_CONTROL_SOCKET, DEFAULT_HEALTH, DEFAULT_LEAF_LIFETIME, DEFAULT_OPERATOR_SOCKET,
+    DEFAULT_STATE, DEFAULT_SUBSCRIBERS, Group, HealthListener, LONGEST_CA, LONGEST_LEAF,
+    OperatorListener, Provider, SHORTEST_LEAF, ServerCertificateConfig, TunnelConfig,
+    parse_duration, write_duration,
+};
+
+pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
+    let log_level = raw.log_level.unwrap_or_else(|| "info".to_owned());
+    process::log::parse(&log_level)?;
+    if raw.tunnels.is_empty() {
+        return Err(Failure::config("no tunnel is configured")
+            .next("write tunnels: with at least one name, domain and store"));
+    }
+    let health = raw.health.listen_addr;
+    let config = Config {
+        state: absolute("state", raw.state, DEFAULT_STATE)?,
+        log_level,
+        control: ControlListener {
+            socket: absolute("control.socket", raw.control.socket, DEFAULT_CONTROL_SOCKET)?,
+            group: raw.control.group.map(group).transpose()?,
+            subscribers: raw
+                .control
+                .subscribers
+                .unwrap_or_else(|| DEFAULT_SUBSCRIBERS.to_vec()),
+        },
+        operator: OperatorListener {
+            socket: absolute(
+                "operator.socket",
+                raw.operator.socket,
+                DEFAULT_OPERATOR_SOCKET,
+            )?,
+            operators: raw.operator.operators.unwrap_or_default(),
+        },
+        health: HealthListener {
+            explicit: health.is_some(),
+            addr: listen_addr(health.as_deref().unwrap_or(DEFAULT_HEALTH))?,
+        },
+        tunnels: raw
+            .tunnels
+            .into_iter()
+            .map(|(name, raw)| tunnel(&name, raw).map(|tunnel| (name, tunnel)))
+            .collect::<Result<_, _>>()?,
+    };
+    distinct_directories(&config)?;
+    Ok(config)
+}
+
+fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
+    if !is_label(name) {
+        return Err(Failure::config(format!("tunnels has the name {name:?}"))
+            .next("write lower-case letters, digits and hyphens, at most 63"));
+    }
+    let key = |rest: &str| format!("tunnels.{name}.{rest}");
+    match raw.provider.as_deref() {
+        Some("static") => {}
+        None => return Err(missing(&key("provider")).next("write provider: static")),
+        Some(other) => {
+            return Err(Failure::config(format!("{} is {other:?}", key("provider")))
+                .next("write static; this build knows no other"));
+        }
+    }
+    let domain = raw.domain.ok_or_else(|| missing(&key("domain")))?;
+    if !is_domain(&domain) {
+        return Err(Failure::config(format!("{} is {domain:?}", key("domain"))).next(
+            "write the tunnel's domain in lower case, without wildcard, such as abcd.tunnel.example.com",
+        ));
+    }
+    let server_certificate =
+        server_certificate(&key("server_certificate"), raw.server_certificate)?;
+    let ca = authority(&key("ca"), &raw.ca)?;
+    let margin = if ca.lifetime < 2 * CA_MARGIN {
+        Duration::ZERO
+    } else {
+        CA_MARGIN
+    };
+    if ca.lifetime < server_certificate.lifetime + margin {
+        return Err(Failure::config(format!(
+            "{} is {}, too short for a server certificate of {}",
+            key("ca.lifetime"),
+            write_duration(ca.lifetime),
+            write_duration(server_certificate.lifetime),
+        ))
+        .next("lengthen the CA's life or shorten the server certificate's"));
+    }
+    Ok(TunnelConfig {
+        provider: Provider::Static,
+        domain,
+        store: store(&key("store"), raw.store)?,
+        serve_dir: raw
+            .serve_dir
+            .map(|dir| absolute(&key("serve_dir"), Some(dir), ""))
+            .transpose()?,
+        server_certificate,
+        ca,
+        client_ca: raw
+            .client_ca
+            .map(|raw| authority(&key("client_ca"), &raw))
+            .transpose()?,
+        routes: raw
+            .routes
+            .map(|raw| routes(&key("routes"), raw))
+            .transpose()?,
+    })
+}
+
+fn server_certificate(
+    key: &str,
+    raw: RawServerCertificate,
+) -> Result<ServerCertificateConfig, Failure> {
+    let lifetime = lifetime(
+        key,
+        raw.lifetime.as_deref(),
+        DEFAULT_LEAF_LIFETIME,
+        LONGEST_LEAF,
+    )?;
+    if let Some(name) = raw.extra_names.iter().find(|name| !is_name(name)) {
+        return Err(
+            Failure::config(format!("{key}.extra_names has {name:?}")).next(
+                "write DNS names in lower case or addresses, such as localhost or *.example.com",
+            ),
+        );
+    }
+    Ok(ServerCertificateConfig {
+        lifetime,
+        algorithm: algorithm(key, raw.algorithm.as_deref())?,
+        extra_names: raw.extra_names,
+    })
+}
+
+fn authority(key: &str, raw: &RawAuthority) -> Result<AuthorityConfig, Failure> {
+    Ok(AuthorityConfig {
+        lifetime: lifetime(
+            key,
+            raw.lifetime.as_deref(),
+            DEFAULT_CA_LIFETIME,
+            LONGEST_CA,
+        )?,
+        algorithm: algorithm(key, raw.algorithm.as_deref())?,
+        constrained: raw.constrained,
+    })
+}
+
+fn lifetime(
+    key: &str,
+    text: Option<&str>,
+    default: Duration,
+    longest: Duration,
+) -> Result<Duration, Failure> {
+    let Some(text) = text else {
+        return Ok(default);
+    };
+    let wrong = || Failure::config(format!("{key}.lifetime is {text:?}"));
+    let lifetime = parse_duration(text).map_err(|error| wrong().next(error.to_string()))?;
+    if lifetime < SHORTEST_LEAF || lifetime > longest {
+        return Err(wrong().next(format!(
+            "write something from {} to {}",
+            write_duration(SHORTEST_LEAF),
+            write_duration(longest)
+        )));
+    }
+    // X.509 knows whole seconds only.
+    Ok(Duration::from_secs(lifetime.as_secs()))
+}
+
+fn algorithm(key: &str, text: Option<&str>) -> Result<Algorithm, Failure> {
+    let Some(text) = text else {
+        return Ok(Algorithm::default());
+    };
+    text.parse().map_err(|_| {
+        let known = Algorithm::ALL.map(Algorithm::name);
+        Failure::config(format!("{key}.algorithm is {text:?}"))
+            .next(format!("write one of {}", known.join(", ")))
+    })
+}
+
+fn routes(
+    key: &str,
+    raw: BTreeMap<String, RawRoute>,
+) -> Result<BTreeMap<String, control::Route>, Failure> {
+    raw.into_iter()
+        .map(|(name, raw)| {
+            if !is_domain(&name) {
+                return Err(Failure::config(format!("{key} has the name {name:?}"))
+                    .next("write the first label of the host, such as docs, or a whole host"));
+            }
+            upstream(&raw.upstream).map_err(|next| {
+                Failure::config(format!("{key}.{name} is {:?}", raw.upstream)).next(next)
+            })?;
+            let route = control::Route {
+                upstream: raw.upstream,
+                preserve_host: raw.preserve_host,
+            };
+            Ok((name, route))
+        })
+        .collect()
+}
+
+/// `scheme://host:port` and nothing after it; the proxy says the same of its own file.
+fn upstream(text: &str) -> Result<(), &'static str> {
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"))
+        .ok_or("begin with http:// or https://")?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#']) {
+        return Err("write scheme://host:port without a path: the caller's path is passed on");
+    }
+    if authority.contains('@') {
+        return Err("take user and password out: this file holds no secret");
+    }
+    let (host, port) = authority
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty() && !host.ends_with(':'))
+        .ok_or("add the port: scheme://host:port")?;
+    if port.parse::<u16>().ok().is_none_or(|port| port == 0) {
+        return Err("write a port from 1 to 65535");
+    }
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    match bracketed {
+        Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => Ok(()),
+        None if host.parse::<IpAddr>().is_ok() || is_host(host) => Ok(()),
+        _ => Err("write a host name or an address, IPv6 in brackets"),
+    }
+}
+
+fn store(key: &str, text: Option<String>) -> Result<PathBuf, Failure> {
+    let text = text.ok_or_else(|| missing(key).next("write store: dir:/var/lib/keyward/NAME"))?;
+    let path = text.strip_prefix("dir:").ok_or_else(|| {
+        Failure::config(format!("{key} is {text:?}"))
+            .next("write dir: and an absolute path; this build knows no other store")
+    })?;
+    absolute(key, Some(PathBuf::from(path)), "")
+}
+
+fn absolute(key: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf, Failure> {
+    let path = path.unwrap_or_else(|| PathBuf::from(default));
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(
+        Failure::config(format!("{key} is {:?}", path.display().to_string()))
+            .next("write an absolute path: where the daemon is started from must not matter"),
+    )
+}
+
+fn listen_addr(text: &str) -> Result<SocketAddr, Failure> {
+    text.parse().map_err(|_| {
+        Failure::config(format!("health.listen_addr is {text:?}"))
+            .next("write an address and a port, such as 127.0.0.1:9463 or [::1]:9463")
+    })
+}
+
+fn group(text: String) -> Result<Group, Failure> {
+    if text.is_empty() || text.contains(':') {
+        return Err(Failure::config(format!("control.group is {text:?}"))
+            .next("write the name or the number of a group"));
+    }
+    Ok(text.parse().map_or(Group::Name(text), Group::Id))
+}
+
+/// Two writers in one directory would replace each other's files, and a CA key next to files that a
+/// proxy may read would be one mistake away from it.
+fn distinct_directories(config: &Config) -> Result<(), Failure> {
+    let mut seen: BTreeMap<&Path, String> = BTreeMap::new();
+    seen.insert(&config.state, "state".to_owned());
+    for (name, tunnel) in &config.tunnels {
+        let store = (tunnel.store.as_path(), format!("tunnels.{name}.store"));
+        let served = tunnel.serve_dir.as_deref();
+        let served = served.map(|dir| (dir, format!("tunnels.{name}.serve_dir")));
+        for (dir, key) in std::iter::once(store).chain(served) {
+            if let Some(other) = seen.insert(dir, key.clone()) {
+                return Err(
+                    Failure::config(format!("{key} and {other} are the same directory"))
+                        .next("give each its own"),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn missing(key: &str) -> Failure {
+    Failure::config(format!("{key} is missing"))
+}
+
+/// One label of a DNS name in lower case (RFC 1123 §2.1).
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// A DNS name in lower case, without a final dot, that no parser takes for an IPv4 address.
+fn is_domain(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(is_label)
+        && name
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| !last.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// As [`is_domain`], and the underscores that container networks put into host names.
+fn is_host(host: &str) -> bool {
+    is_domain(&host.to_ascii_lowercase().replace('_', "-"))
+}
+
+fn is_name(name: &str) -> bool {
+    is_domain(name.strip_prefix("*.").unwrap_or(name)) || name.parse::<IpAddr>().is_ok()
+}

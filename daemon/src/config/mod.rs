@@ -1,0 +1,224 @@
+//! `keyward.yaml`, parsed to types that cannot be wrong.
+//!
+//! [`Config::load`] is the only way in; what it returns needs no further checks. This module opens
+//! no other file and no socket: whether a group exists or a directory can be written is found out
+//! by whoever uses them.
+
+mod convert;
+mod duration;
+mod effective;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pki::Algorithm;
+use process::Failure;
+
+pub use duration::{DurationError, parse_duration, write_duration};
+
+/// Where the daemon's own state lies unless told otherwise: the place that FHS 5.8 gives it.
+pub const DEFAULT_STATE: &str = "/var/lib/keyward";
+/// The control socket unless told otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/keyward/control.sock";
+/// The operator socket unless told otherwise.
+pub const DEFAULT_OPERATOR_SOCKET: &str = "/run/keyward/operator.sock";
+/// Health and metrics unless told otherwise: loopback, since nobody is asked who he is.
+pub const DEFAULT_HEALTH: &str = "127.0.0.1:9463";
+/// Who may subscribe unless told otherwise: the uids of proxy and connector in our images.
+pub const DEFAULT_SUBSCRIBERS: [u32; 2] = [65_532, 65_533];
+/// Life of a server certificate unless told otherwise. Renewed daily, it leaves six days of slack
+/// for a daemon that died before a long weekend.
+pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(7 * DAY);
+/// Life of a CA unless told otherwise: a year, so that the switch is practised.
+pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(365 * DAY);
+
+/// Shortest life of a server certificate: below it the renewal itself would be the load.
+const SHORTEST_LEAF: Duration = Duration::from_secs(60);
+/// Longest life of a server certificate, as the web's own limit until 2026.
+const LONGEST_LEAF: Duration = Duration::from_secs(398 * DAY);
+/// Longest life of a CA: what the stock manual instructions write.
+const LONGEST_CA: Duration = Duration::from_secs(3650 * DAY);
+/// A leaf ends at least this long before its CA, unless the CA lives less than two days.
+const CA_MARGIN: Duration = Duration::from_secs(DAY);
+const DAY: u64 = 86_400;
+
+/// Everything the daemon needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Journal and key custody, 0700.
+    pub state: PathBuf,
+    /// `debug`, `info`, `warn`, `error`.
+    pub log_level: String,
+    /// Where proxies and connectors subscribe.
+    pub control: ControlListener,
+    /// Where the command line asks.
+    pub operator: OperatorListener,
+    /// Where health and metrics are read.
+    pub health: HealthListener,
+    /// By name; at least one.
+    pub tunnels: BTreeMap<String, TunnelConfig>,
+}
+
+/// The control channel's listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlListener {
+    /// The socket; its directory gets mode 0750 of `group`.
+    pub socket: PathBuf,
+    /// The group that may open the socket and read served directories. `None`: the daemon's own.
+    pub group: Option<Group>,
+    /// The uids that may subscribe.
+    pub subscribers: Vec<u32>,
+}
+
+/// A group, as the file names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// By number.
+    Id(u32),
+    /// By name, looked up in `/etc/group`.
+    Name(String),
+}
+
+/// The operator channel's listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorListener {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The uids that may give orders, besides root and the daemon's own.
+    pub operators: Vec<u32>,
+}
+
+/// The health listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthListener {
+    /// Loopback unless told otherwise.
+    pub addr: SocketAddr,
+    /// Written in the file: failing to bind is fatal then, a warning otherwise.
+    pub explicit: bool,
+}
+
+/// One tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelConfig {
+    /// Who holds the other side.
+    pub provider: Provider,
+    /// `<tunnel-domain>`, lower case.
+    pub domain: String,
+    /// The store directory (`dir:PATH`).
+    pub store: PathBuf,
+    /// A directory for proxies that read files. Never holds a CA key.
+    pub serve_dir: Option<PathBuf>,
+    /// What proxies serve.
+    pub server_certificate: ServerCertificateConfig,
+    /// What signs it.
+    pub ca: AuthorityConfig,
+    /// What signs client certificates. Present: mutual inner TLS is required.
+    pub client_ca: Option<AuthorityConfig>,
+    /// Policy for proxies with `routes: daemon`. Absent: the proxy's own file has the routes.
+    pub routes: Option<BTreeMap<String, control::Route>>,
+}
+
+/// Who holds the other side of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// Token and CA are carried to the provider by hand.
+    Static,
+}
+
+/// The server certificate of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerCertificateConfig {
+    /// From issue to expiry.
+    pub lifetime: Duration,
+    /// Kind of key.
+    pub algorithm: Algorithm,
+    /// DNS names or addresses besides `<tunnel-domain>` and `*.<tunnel-domain>`, lower case.
+    pub extra_names: Vec<String>,
+}
+
+/// A CA of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthorityConfig {
+    /// How long it is meant to sign.
+    pub lifetime: Duration,
+    /// Kind of key.
+    pub algorithm: Algorithm,
+    /// With name constraints and path length 0: less for a thief, if the verifier accepts them.
+    pub constrained: bool,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or used; exit code 78. The message names the line or the key and what to
+    /// write instead.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::config(format!("cannot read {}", path.display()))
+                .caused_by(&error)
+                .next("name the file with --config, or write one")
+        })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads the text of a file; `path` is for messages alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn parse(text: &str, path: &str) -> Result<Self, Failure> {
+        convert::config(raw::parse(text, path)?)
+    }
+
+    /// The configuration with every default filled in, as a file that means the same. It holds no
+    /// secret, because the file may hold none.
+    pub fn effective(&self) -> String {
+        effective::yaml(self)
+    }
+
+    /// What is allowed and still deserves a thought, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        effective::warnings(self)
+    }
+}
+
+impl Group {
+    /// The number of the group.
+    ///
+    /// # Errors
+    ///
+    /// The host has no group of this name.
+    pub fn resolve(&self) -> Result<u32, Failure> {
+        let name = match self {
+            Self::Id(id) => return Ok(*id),
+            Self::Name(name) => name,
+        };
+        let groups = std::fs::read_to_string("/etc/group")
+            .map_err(|error| Failure::config("cannot look up control.group").caused_by(&error))?;
+        group_id(&groups, name).ok_or_else(|| {
+            Failure::config(format!(
+                "control.group is {name:?}, which this host does not have"
+            ))
+            .next(format!(
+                "groupadd --system {name}, or write the number of a group"
+            ))
+        })
+    }
+}
+
+/// Finds a group in the text of `/etc/group` (group(5): `name:password:number:members`).
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups
+        .lines()
+        .map(|line| line.split(':'))
+        .find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1))?)
+        .and_then(|id| id.parse().ok())
+}
+
+#[cfg(test)]
+mod tests;
