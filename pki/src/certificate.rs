@@ -12,6 +12,7 @@ use rustls_pki_types::pem::SectionKind;
 use thiserror::Error;
 use x509_parser::x509::X509Version;
 
+use crate::der::Signed;
 use crate::extensions::Extensions;
 use crate::identifier::{Fingerprint, Serial};
 use crate::pem;
@@ -210,15 +211,12 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<Certificate>, CertificateEr
 }
 
 fn read(der: Vec<u8>) -> Option<Certificate> {
+    let signed = Signed::read(&der)?;
     let (rest, parsed) = x509_parser::parse_x509_certificate(&der).ok()?;
-    // RFC 5280 §4.1.1.2: both algorithm fields agree. §4.1.2.2: positive serial, so no sign bit.
-    let negative = parsed
-        .raw_serial()
-        .first()
-        .is_none_or(|octet| octet & 0x80 != 0);
-    let agree = parsed.signature == parsed.signature_algorithm;
-    let dates = parsed.validity();
-    if !rest.is_empty() || negative || !agree || parsed.version() != X509Version::V3 {
+    // RFC 5280 §4.1.2.2: positive, so without a sign bit.
+    let serial = parsed.raw_serial();
+    let negative = serial.first().is_none_or(|octet| octet & 0x80 != 0);
+    if !rest.is_empty() || negative || parsed.version() != X509Version::V3 {
         return None;
     }
     let within = |part: &[u8]| {
@@ -226,21 +224,88 @@ fn read(der: Vec<u8>) -> Option<Certificate> {
         let range = start..start + part.len();
         (der.get(range.clone())? == part).then_some(range)
     };
+    // RFC 5280 §4.1.2.3: the algorithm stands behind the serial once more, where it is signed.
+    let behind_serial = der.get(within(serial)?.end..)?;
+    if !behind_serial.starts_with(signed.algorithm) {
+        return None;
+    }
+    let dates = parsed.validity();
     let info = parsed.public_key();
     Some(Certificate {
         fingerprint: Fingerprint::of(&der),
-        serial: Serial::from_octets(parsed.raw_serial()).ok()?,
+        serial: Serial::from_octets(serial).ok()?,
         validity: Validity::from_unix(dates.not_before.timestamp(), dates.not_after.timestamp()),
         subject_text: parsed.subject().to_string(),
         subject: within(parsed.subject().as_raw())?,
         issuer: within(parsed.issuer().as_raw())?,
         public_key: within(info.raw)?,
         public_key_bits: within(&info.subject_public_key.data)?,
-        signed_part: within(parsed.tbs_certificate.as_ref())?,
-        signature: within(&parsed.signature_value.data)?,
+        signed_part: within(signed.part)?,
+        signature: within(signed.signature)?,
         key_kind: KeyKind::of(info),
         signature_kind: SignatureKind::of(&parsed.signature_algorithm),
         extensions: Extensions::read(&parsed)?,
         der: CertificateDer::from(der),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::authority::Authority;
+    use crate::profile::AuthorityProfile;
+
+    fn authority() -> Authority {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        Authority::generate(&AuthorityProfile::server("tunnel CA"), now).unwrap()
+    }
+
+    #[test]
+    fn exactly_one_certificate_and_no_key_is_read() {
+        let authority = authority();
+        let one = authority.certificate().to_pem();
+        let read = Certificate::from_pem(&format!("in front\n{one}behind\n"));
+        assert_eq!(read.as_ref(), Ok(authority.certificate()));
+        let refused = |text: &str| Certificate::from_pem(text).unwrap_err();
+        assert_eq!(refused(""), CertificateError::Absent);
+        assert_eq!(refused(&one.repeat(2)), CertificateError::Several);
+        let key = authority.private_key().to_pem();
+        assert_eq!(
+            refused(&format!("{one}{}", *key)),
+            CertificateError::HoldsKey
+        );
+        assert_eq!(refused(&one[..one.len() / 2]), CertificateError::Malformed);
+    }
+
+    #[test]
+    fn no_octet_can_be_changed_cut_or_added_unnoticed() {
+        let authority = authority();
+        let ca = authority.certificate();
+        assert!(ca.is_signed_by(ca));
+        for index in 0..ca.der().len() {
+            for bit in [0x01, 0x20, 0x80] {
+                let mut der = ca.der().to_vec();
+                der[index] ^= bit;
+                let changed = Certificate::from_der(der);
+                // Changed in its key, it would have to verify under the changed one.
+                let passes = changed.is_ok_and(|changed| changed.is_signed_by(&changed));
+                assert!(!passes, "octet {index}");
+            }
+        }
+        for length in 0..ca.der().len() {
+            assert!(Certificate::from_der(ca.der()[..length].to_vec()).is_err());
+        }
+        assert!(Certificate::from_der([ca.der().as_ref(), &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn debug_names_the_certificate_and_no_more() {
+        let authority = authority();
+        let ca = authority.certificate();
+        let expected = format!("Certificate(CN=tunnel CA, {})", ca.fingerprint());
+        assert_eq!(format!("{ca:?}"), expected);
+        assert!(!format!("{authority:?}").contains("PRIVATE"));
+    }
 }

@@ -30,6 +30,7 @@
 
 mod authority;
 mod certificate;
+mod der;
 mod extensions;
 mod identifier;
 mod key;
@@ -47,7 +48,7 @@ pub use authority::{Authority, IssueError, LoadError};
 pub use certificate::{Certificate, CertificateError};
 pub use identifier::{Fingerprint, IdentifierError, Serial};
 pub use key::{Algorithm, KeyError, PrivateKey, UnknownAlgorithm};
-pub use lint::{Expectation, Finding, Grade, Linted, Origin, lint, lint_authority};
+pub use lint::{Expectation, Finding, Grade, Linted, Origin, lint, lint_authority, rules};
 pub use pair::{CertifiedKey, PairError};
 pub use profile::{AuthorityKind, AuthorityProfile, ClientProfile, ServerProfile};
 pub use request::{RequestError, request};

@@ -6,6 +6,7 @@ use thiserror::Error;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use crate::der::Signed;
 use crate::key::PrivateKey;
 use crate::pem;
 use crate::profile::PublicHalf;
@@ -58,11 +59,9 @@ impl Requested {
     }
 
     fn from_der(der: &[u8]) -> Result<Self, RequestError> {
-        let (rest, request) =
+        let signed = Signed::read(der).ok_or(RequestError::Malformed)?;
+        let (_, request) =
             X509CertificationRequest::from_der(der).map_err(|_| RequestError::Malformed)?;
-        if !rest.is_empty() {
-            return Err(RequestError::Malformed);
-        }
         let info = &request.certification_request_info;
         let kind = KeyKind::of(&info.subject_pki);
         if !matches!(kind, KeyKind::P256 | KeyKind::P384 | KeyKind::Rsa(_))
@@ -71,9 +70,8 @@ impl Requested {
             return Err(RequestError::Key(kind));
         }
         let bits = &info.subject_pki.subject_public_key.data;
-        let signature = &request.signature_value.data;
         let algorithm = SignatureKind::of(&request.signature_algorithm);
-        if !algorithm.verifies(&kind, bits, info.raw, signature) {
+        if !algorithm.verifies(&kind, bits, signed.part, signed.signature) {
             return Err(RequestError::Signature);
         }
         let bits = bits.to_vec();
@@ -100,4 +98,62 @@ pub enum RequestError {
     /// The request could not be made.
     #[error("the request cannot be encoded")]
     Sign,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Algorithm;
+
+    fn refused(text: &str) -> RequestError {
+        Requested::from_pem(text).unwrap_err()
+    }
+
+    #[test]
+    fn the_public_key_of_a_request_is_the_one_that_signed_it() {
+        for algorithm in [
+            Algorithm::EcdsaP256,
+            Algorithm::EcdsaP384,
+            Algorithm::Rsa2048,
+        ] {
+            let key = PrivateKey::generate(algorithm).unwrap();
+            let requested = Requested::from_pem(&request(&key, "alice").unwrap()).unwrap();
+            assert_eq!(requested.bits, key.public_key_bits());
+            assert_eq!(requested.kind, key.kind());
+        }
+    }
+
+    #[test]
+    fn a_request_with_a_bit_changed_in_what_it_signs_or_in_the_signature_is_refused() {
+        let key = PrivateKey::generate(Algorithm::EcdsaP256).unwrap();
+        let der = sign::request(&key, "alice").unwrap();
+        assert!(Requested::from_der(&der).is_ok());
+        // What names the algorithm is not signed: to change it can only make a signature fail.
+        let algorithm = Signed::read(&der).unwrap().algorithm;
+        let start = algorithm.as_ptr().addr() - der.as_ptr().addr();
+        let named = start..start + algorithm.len();
+        for index in (0..der.len()).filter(|index| !named.contains(index)) {
+            for bit in [0x01, 0x20, 0x80] {
+                let mut changed = der.clone();
+                changed[index] ^= bit;
+                assert!(Requested::from_der(&changed).is_err(), "octet {index}");
+            }
+        }
+        let longer = [der.as_slice(), &[0]].concat();
+        assert_eq!(
+            Requested::from_der(&longer).unwrap_err(),
+            RequestError::Malformed
+        );
+    }
+
+    #[test]
+    fn no_request_two_requests_a_huge_one_and_one_with_a_key_are_refused() {
+        let key = PrivateKey::generate(Algorithm::EcdsaP256).unwrap();
+        let one = request(&key, "alice").unwrap();
+        assert_eq!(refused(""), RequestError::Malformed);
+        assert_eq!(refused(&one.repeat(2)), RequestError::Malformed);
+        let huge = "x\n".repeat(LONGEST) + &one;
+        assert_eq!(refused(&huge), RequestError::Malformed);
+        assert_eq!(refused(&(one + &key.to_pem())), RequestError::HoldsKey);
+    }
 }

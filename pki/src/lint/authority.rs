@@ -35,6 +35,12 @@ pub fn lint_authority(text: &str, now: SystemTime) -> Result<Certificate, Vec<Fi
     }
 }
 
+/// The rules of both tables.
+pub(super) fn ids() -> impl Iterator<Item = (&'static str, Grade)> {
+    let upload = Upload::RULES.iter().map(|rule| (rule.id, rule.grade));
+    upload.chain(Case::RULES.iter().map(|rule| (rule.id, rule.grade)))
+}
+
 struct Upload<'a> {
     text: &'a str,
     /// `None`: damaged.

@@ -55,6 +55,12 @@ pub fn lint(
     })
 }
 
+/// Every rule by name and grade, those for server certificates first: for documents and tests.
+pub fn rules() -> impl Iterator<Item = (&'static str, Grade)> {
+    let server = server::Case::RULES.iter().map(|rule| (rule.id, rule.grade));
+    server.chain(authority::ids())
+}
+
 /// What the certificate is for, and what was asked for when it was issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {
@@ -134,6 +140,12 @@ impl fmt::Display for Finding {
 
 /// A certified key that passed [`lint`](crate::lint()): nothing else makes one, and nothing else can be
 /// published.
+///
+/// ```compile_fail
+/// # fn unchecked(pair: pki::CertifiedKey) -> pki::Linted {
+/// pki::Linted { pair, advice: Vec::new() }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Linted {
     pair: CertifiedKey,

@@ -248,7 +248,8 @@ impl<'a> Case<'a> {
             broken: |case| {
                 let begin = case.leaf.validity().not_before();
                 let age = case.now.duration_since(begin).unwrap_or(Duration::ZERO);
-                let tight = age < BACKDATE && begin != case.ca.validity().not_before();
+                let tight =
+                    begin <= case.now && age < BACKDATE && begin != case.ca.validity().not_before();
                 when(tight, "the certificate began less than five minutes ago")
             },
         },
