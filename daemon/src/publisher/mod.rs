@@ -13,8 +13,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pki::Fingerprint;
 use process::{Clock, Failure, Tasks};
 use tokio::net::UnixStream;
+use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::board::Board;
 use crate::socket::{Crowd, Socket};
@@ -187,6 +189,12 @@ impl Complaints {
             }
         }
     }
+}
+
+/// Lower-case hexadecimal SHA-256 of the first certificate of `chain`, a list of PEM.
+pub(crate) fn leaf_sha256(chain: &str) -> Option<String> {
+    let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).ok()?;
+    Some(Fingerprint::of(&leaf).to_string())
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! One subscription, from `hello` to its end.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use control::{
     Ack, FrameError, FromDaemon, FromSubscriber, Nack, Reader, Resource, Role, Version, Welcome,
     Writer,
@@ -13,10 +11,9 @@ use control::{
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use super::Desk;
 use super::hello::{self, Admitted, Denied};
+use super::{Desk, leaf_sha256};
 use crate::board::{Publication, Publications};
 
 /// Serves the subscriber behind `stream` until either side ends it.
@@ -282,17 +279,6 @@ impl Session<'_> {
             Some(mark) => generation < mark.generation,
         }
     }
-}
-
-/// Lower-case hexadecimal SHA-256 of the first certificate of `chain`.
-pub(super) fn leaf_sha256(chain: &str) -> Option<String> {
-    let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).ok()?;
-    let digest = digest::digest(&digest::SHA256, &leaf);
-    let mut text = String::new();
-    for byte in digest.as_ref() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Some(text)
 }
 
 /// Counts messages of the current second.

@@ -664,5 +664,5 @@ fn the_same_complaint_about_the_same_uid_is_made_once_a_minute() {
 }
 
 fn leaf_of(chain: &str) -> String {
-    session::leaf_sha256(chain).expect("it is PEM")
+    leaf_sha256(chain).expect("it is PEM")
 }

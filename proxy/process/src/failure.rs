@@ -82,6 +82,11 @@ impl Failure {
         self.exit
     }
 
+    /// What failed, the likely cause, the next thing to do, for a form other than text.
+    pub fn parts(&self) -> (&str, Option<&str>, Option<&str>) {
+        (&self.what, self.cause.as_deref(), self.next.as_deref())
+    }
+
     /// Prints it to standard error and gives the exit code.
     pub fn report(&self) -> ExitCode {
         #[allow(

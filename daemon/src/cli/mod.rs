@@ -1,0 +1,157 @@
+//! The command line. Apart from `run`, `check` and `renew-cert` it is a client of the operator
+//! socket and does nothing that the socket cannot.
+//!
+//! Each command prints either text for a person or, with `--json`, one documented object; an error
+//! says what failed, the likely cause and the next thing to do. Both are in `docs/cli.md`.
+
+mod check;
+mod issue_client;
+mod output;
+mod rotate;
+mod status;
+mod table;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use process::{Exit, Failure, Tasks};
+
+use crate::config::{Config, DEFAULT_OPERATOR_SOCKET};
+use crate::operator::Client;
+use output::Ended;
+
+/// Where the configuration lies unless told otherwise.
+const DEFAULT_CONFIG: &str = "/etc/keyward/keyward.yaml";
+/// Names the operator socket, for those who cannot read the configuration.
+const SOCKET_VARIABLE: &str = "KEYWARD_OPERATOR_SOCKET";
+
+/// Keeps the credentials of MCP tunnels alive, short-lived and revocable.
+#[derive(Debug, Parser)]
+#[command(name = "keyward", version = process::BUILD, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the effective configuration and what deserves a thought
+    Check(check::Arguments),
+    /// Show what is in force, until when, and what needs a person
+    Status(status::Arguments),
+    /// Rotate WHAT now and follow it to its end
+    Rotate(rotate::Arguments),
+    /// Make a key here and have it certified by the client CA
+    IssueClient(issue_client::Arguments),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to reach the daemon.
+#[derive(Debug, clap::Args)]
+struct Target {
+    #[arg(
+        long,
+        value_name = "PATH",
+        help = "The operator socket [default: KEYWARD_OPERATOR_SOCKET, else operator.socket of the configuration]"
+    )]
+    socket: Option<PathBuf>,
+}
+
+/// Runs the command line `arguments`, the program's name first.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors to clap's `use_stderr`.
+            let usage = error.use_stderr();
+            let _ = error.print();
+            return if usage {
+                ExitCode::from(Exit::Usage as u8)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match arguments.command {
+        Command::Completions { shell } => completions(shell),
+        command => process::start(|tasks| async move {
+            let outcome = command.run(&tasks).await;
+            // Connections to the daemon end with the command.
+            tasks.stop();
+            outcome
+        }),
+    }
+}
+
+impl Command {
+    async fn run(self, tasks: &Tasks) -> Result<(), Failure> {
+        let json = self.wants_json();
+        let outcome: Result<(), Ended> = match self {
+            Self::Check(arguments) => check::check(&arguments).map_err(Ended::from),
+            Self::Status(arguments) => status::status(&arguments, tasks).await.map_err(Ended::from),
+            Self::Rotate(arguments) => rotate::rotate(&arguments, tasks).await,
+            Self::IssueClient(arguments) => issue_client::issue_client(&arguments, tasks)
+                .await
+                .map_err(Ended::from),
+            Self::Completions { .. } => Ok(()),
+        };
+        match outcome {
+            Err(ended) if json => {
+                output::failure(&ended)?;
+                Err(ended.failure)
+            }
+            Err(ended) => Err(ended.failure),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Completions { .. } => false,
+            Self::Check(arguments) => arguments.json,
+            Self::Status(arguments) => arguments.json,
+            Self::Rotate(arguments) => arguments.json,
+            Self::IssueClient(arguments) => arguments.json,
+        }
+    }
+}
+
+impl Target {
+    fn client(&self, tasks: &Tasks) -> Client {
+        let socket = self
+            .socket
+            .clone()
+            .or_else(|| std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from))
+            .or_else(|| {
+                let config = Config::load(DEFAULT_CONFIG.as_ref()).ok()?;
+                Some(config.operator.socket)
+            })
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_OPERATOR_SOCKET));
+        Client::new(&socket, tasks)
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "keyward", &mut script);
+    // A pager that was closed early is no failure.
+    let _ = std::io::stdout().write_all(&script);
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
