@@ -2,3 +2,6 @@
 
 pub mod config;
 pub mod forward;
+pub mod reload;
+pub mod route;
+pub mod upstream;

@@ -1,14 +1,46 @@
 //! One request: from the caller to its upstream and back.
+//!
+//! Nothing is buffered: bodies pass both ways as they come, an event goes out as soon as it is in, and
+//! no answer has a time limit. Whoever goes away takes the other side along: dropping the future of
+//! [`Forwarder::forward`] or the [`Body`] that it gave closes the upstream connection at once.
 
+mod answer;
+mod body;
+mod events;
+mod head;
+mod headers;
+mod table;
+mod upgrade;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::combinators::BoxBody;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use process::metrics::{Counter, Exposition};
+use process::{Failure, Tasks};
 use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, RouteSource};
+use crate::route::RouteError;
+use crate::upstream::{Link, Rules, Trust, Upload};
+use body::{Relay, Source};
+use head::Call;
+use table::{Entry, Tables};
+
+pub use answer::{Blame, ForwardError, request_id_of};
+pub use body::{Body, BodyError};
+
+/// Idle upstream connections are looked at this often.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A caller whose upstream cannot be reached may take this long to say which call it was.
+const FIRST_CHUNK: Duration = Duration::from_millis(250);
 
 /// Who calls: one for each connection, shared by its requests.
 #[derive(Debug)]
@@ -28,21 +60,314 @@ pub struct Caller {
     pub cut: CancellationToken,
 }
 
-/// Body of an answer.
-pub type Body = BoxBody<Bytes, hyper::Error>;
-
 /// Forwards requests to upstream MCP servers. Clones share routes and connections.
 #[derive(Clone, Debug)]
-pub struct Forwarder {}
+pub struct Forwarder(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    tables: Tables,
+    /// `tunnel_domain` of the configuration, for callers that bring none.
+    domain: Option<Box<str>>,
+    idle_comment: Duration,
+    ids: headers::Ids,
+    refused: Refused,
+    tasks: Tasks,
+}
+
+/// Requests that reached no upstream's route.
+#[derive(Debug, Default)]
+struct Refused {
+    malformed: Counter,
+    no_route: Counter,
+    policy_pending: Counter,
+}
 
 impl Forwarder {
+    /// Makes a forwarder with the routes of `config`, if it has them, and starts to look after idle
+    /// upstream connections on `tasks`.
+    ///
+    /// # Errors
+    ///
+    /// The configuration's certificate authorities or routes cannot be used; exit code 78.
+    pub fn new(config: &Config, tasks: &Tasks) -> Result<Self, Failure> {
+        let policy = config.upstream.clone();
+        let wanted = policy.ca_file.is_some() || policy.include_system_cas;
+        let trust = wanted.then(|| Trust::load(&policy)).transpose()?;
+        let limits = &config.limits;
+        let rules = Arc::new(Rules {
+            policy,
+            trust,
+            connect_timeout: limits.connect_timeout,
+            idle_connections: limits.upstream_idle_connections,
+        });
+        let this = Self(Arc::new(Shared {
+            tables: Tables::new(rules),
+            domain: config.tunnel_domain.as_deref().map(Box::from),
+            idle_comment: limits.idle_comment,
+            ids: headers::Ids::default(),
+            refused: Refused::default(),
+            tasks: tasks.clone(),
+        }));
+        if let RouteSource::File(routes) = &config.routes {
+            this.replace(None, routes)
+                .map_err(crate::config::ConfigError::from)?;
+        }
+        let ticks = limits.upstream_idle.as_nanos().div_ceil(SWEEP.as_nanos());
+        let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+        tasks.spawn(sweep(Arc::downgrade(&this.0), ticks, tasks.clone()));
+        Ok(this)
+    }
+
     /// Answers `request`, whatever happens.
+    ///
+    /// # Errors
+    ///
+    /// None.
     pub async fn forward(
         &self,
         request: Request<Incoming>,
         caller: Arc<Caller>,
     ) -> Result<Response<Body>, Infallible> {
-        let _ = (request, caller);
-        unimplemented!("filled by the forwarding half")
+        let call = match self.0.receive(request, &caller) {
+            Ok(call) => call,
+            Err(refused) => return Ok(*refused),
+        };
+        call.entry.calls.increment();
+        Ok(self.0.call(call, caller).await)
+    }
+
+    /// Puts new routes in force for one tunnel, or for all that have none of their own. Calls in
+    /// flight go on.
+    ///
+    /// # Errors
+    ///
+    /// One of them cannot be used; then the earlier ones stay.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "the daemon's policy hands its routes over"
+    )]
+    pub fn set_routes(
+        &self,
+        tunnel: Option<&str>,
+        routes: BTreeMap<String, control::Route>,
+    ) -> Result<(), RouteError> {
+        self.replace(tunnel, &routes)
+    }
+
+    fn replace(
+        &self,
+        tunnel: Option<&str>,
+        routes: &BTreeMap<String, control::Route>,
+    ) -> Result<(), RouteError> {
+        self.0.tables.replace(tunnel, routes)
+    }
+
+    /// Whether routes for `tunnel` are still to come: its requests are answered 503 meanwhile.
+    pub fn policy_pending(&self, tunnel: &str) -> bool {
+        self.0.tables.is_pending(tunnel)
+    }
+
+    /// Names of all routes in force, sorted, each once.
+    pub fn route_names(&self) -> Vec<String> {
+        let entries = self.0.tables.entries();
+        let mut names: Vec<String> = entries
+            .iter()
+            .map(|(_, entry)| entry.name().to_owned())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// `tunnel_domain` of the configuration in force.
+    pub(crate) fn tunnel_domain(&self) -> Option<&str> {
+        self.0.domain.as_deref()
+    }
+
+    /// Adds what was forwarded so far.
+    pub fn metrics(&self, page: &mut Exposition) {
+        let entries = self.0.tables.entries();
+        page.family("proxy_requests_total", "counter", "Requests with a route.");
+        for (tunnel, entry) in &entries {
+            let labels = [("tunnel", &**tunnel), ("route", entry.name())];
+            page.sample("proxy_requests_total", &labels, entry.calls.get());
+        }
+        page.family(
+            "proxy_upstream_failures_total",
+            "counter",
+            "Requests answered in the upstream's place.",
+        );
+        for (tunnel, entry) in &entries {
+            let labels = [("tunnel", &**tunnel), ("route", entry.name())];
+            page.sample(
+                "proxy_upstream_failures_total",
+                &labels,
+                entry.failures.get(),
+            );
+        }
+        page.family(
+            "proxy_upstream_connections_total",
+            "counter",
+            "Connections opened to upstreams.",
+        );
+        for upstream in self.0.tables.upstreams() {
+            let authority = upstream.target.authority();
+            let labels = [("upstream", &*authority)];
+            page.sample(
+                "proxy_upstream_connections_total",
+                &labels,
+                upstream.opened.get(),
+            );
+        }
+        page.family(
+            "proxy_refused_total",
+            "counter",
+            "Requests that got no route.",
+        );
+        let refused = &self.0.refused;
+        for (reason, counter) in [
+            ("malformed", &refused.malformed),
+            ("no_route", &refused.no_route),
+            ("policy_pending", &refused.policy_pending),
+        ] {
+            page.sample("proxy_refused_total", &[("reason", reason)], counter.get());
+        }
+    }
+}
+
+impl Shared {
+    /// Sends a call upstream and gives what comes back, or an answer in its place.
+    async fn call(&self, call: Call, caller: Arc<Caller>) -> Response<Body> {
+        let Call {
+            entry,
+            mut request,
+            id,
+            upgrade,
+        } = call;
+        loop {
+            let idle = entry.upstream.idle();
+            let dialled = if let Some(link) = idle {
+                Ok(link)
+            } else {
+                tokio::select! {
+                    biased;
+                    dialled = entry.upstream.dial() => dialled.map_err(ForwardError::from),
+                    () = caller.cut.cancelled() => Err(ForwardError::Cut),
+                }
+            };
+            let mut link = match dialled {
+                Ok(link) => link,
+                Err(error) => {
+                    let first = first_chunk(request).await;
+                    return failed(&error, &entry, first.as_ref(), &id);
+                }
+            };
+            let sent = tokio::select! {
+                biased;
+                sent = link.send(request) => Some(sent),
+                () = caller.cut.cancelled() => None,
+            };
+            let error = match sent {
+                None => ForwardError::Cut,
+                Some(Ok(response)) => {
+                    let first = link.seen.first();
+                    let answered = self.answered(response, link, &entry, upgrade, caller).await;
+                    return answered
+                        .unwrap_or_else(|error| failed(&error, &entry, first.as_ref(), &id));
+                }
+                Some(Err(mut unanswered)) => match unanswered.take_message() {
+                    // The upstream had closed the idle connection; nothing of the request was sent.
+                    Some(unsent) if link.reused && unsent.body().is_untouched() => {
+                        request = unsent;
+                        continue;
+                    }
+                    _ if link.seen.failed() => ForwardError::CallerGone(unanswered.into_error()),
+                    _ => ForwardError::Broken(unanswered.into_error()),
+                },
+            };
+            let first = link.seen.first();
+            return failed(&error, &entry, first.as_ref(), &id);
+        }
+    }
+
+    /// Passes an upstream's answer on.
+    async fn answered(
+        &self,
+        response: Response<Incoming>,
+        link: Box<Link>,
+        entry: &Arc<Entry>,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        caller: Arc<Caller>,
+    ) -> Result<Response<Body>, ForwardError> {
+        let (mut parts, body) = response.into_parts();
+        head::answer(&mut parts)?;
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            let upgrade = upgrade.ok_or(ForwardError::Unusable(
+                "a change of protocol nobody asked for",
+            ))?;
+            let left = link
+                .into_parts()
+                .ok_or(ForwardError::Unusable("no connection left"))?;
+            self.tasks.spawn(upgrade::splice(upgrade, left, caller));
+            return Ok(Response::from_parts(parts, Body::empty()));
+        }
+        link.seen.forget();
+        let source = if link.seen.ended() {
+            Source::Link(link)
+        } else {
+            // The answer came before the request's end: both go on, and neither waits for the other.
+            let stop = CancellationToken::new();
+            let stopped = stop.clone().cancelled_owned();
+            let driver = link.into_driver();
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = driver => {}
+                    () = stopped => {}
+                }
+            });
+            Source::Task(stop.drop_guard())
+        };
+        let mut relay = Box::new(Relay::new(body, source, entry.upstream.clone(), caller));
+        if events::may_take_comments(&parts.headers) {
+            relay.with_events(self.idle_comment);
+        }
+        match Body::relay(relay).await {
+            Ok(body) => Ok(Response::from_parts(parts, body)),
+            Err(BodyError::Upstream(error)) => Err(ForwardError::Broken(error)),
+            Err(BodyError::Cut) => Err(ForwardError::Cut),
+        }
+    }
+}
+
+fn failed(
+    error: &ForwardError,
+    entry: &Entry,
+    first: Option<&Bytes>,
+    id: &http::HeaderValue,
+) -> Response<Body> {
+    entry.failures.increment();
+    head::log(error, entry, id);
+    error.answer(first, id)
+}
+
+/// The first chunk of a request that nobody will serve, for the JSON-RPC `id` in it.
+async fn first_chunk(mut request: Request<Upload>) -> Option<Bytes> {
+    let frame = tokio::time::timeout(FIRST_CHUNK, request.body_mut().frame()).await;
+    frame.ok()??.ok()?.into_data().ok()
+}
+
+async fn sweep(shared: std::sync::Weak<Shared>, ticks: u32, tasks: Tasks) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => {}
+            () = tasks.stopping() => return,
+        }
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        for upstream in shared.tables.upstreams() {
+            upstream.sweep(ticks);
+        }
     }
 }

@@ -1,0 +1,293 @@
+//! Keys to meaning: defaults, exclusions, and what must not be missing.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::raw::{
+    Raw, RawControl, RawHealth, RawLimits, RawRoutes, RawTls, RawTlsCarrier, RawUpstream, Scalar,
+};
+use super::{
+    Config, ConfigError, ControlSource, CredentialFiles, HealthListener, Limits, RouteSource,
+    TlsListener, UpstreamPolicy, value,
+};
+use crate::route;
+
+const DURATION: &str = "write a number with a unit, for instance 30s, 1m30s or 500ms";
+const ADDRESS: &str = "write IP:PORT or :PORT, for instance \":8080\"";
+
+pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, ConfigError> {
+    let log_level = raw
+        .log_level
+        .map_or_else(|| "info".to_owned(), |text| text.0);
+    if process::log::parse(&log_level).is_err() {
+        return Err(ConfigError::Value {
+            key: "log_level",
+            value: log_level,
+            reason: "is no level",
+            next: "write one of debug, info, warn, error",
+        });
+    }
+    let websocket = address("listen_addr", raw.listen_addr.as_ref())?;
+    let tls = tls_listener(raw.carriers.unwrap_or_default().tls)?;
+    if websocket.is_none() && tls.is_none() {
+        return Err(ConfigError::NoCarrier);
+    }
+    let control = raw.control.map(control).transpose()?;
+    let files = files(raw.tls.unwrap_or_default())?;
+    if control.is_none() && files.is_none() {
+        return Err(ConfigError::NoCredentialSource);
+    }
+    let domain = domain(tunnel_domain.or(raw.tunnel_domain.as_deref()))?;
+    let upstream = upstream(raw.upstream.unwrap_or_default())?;
+    // The daemon sends the tunnel's domain along with its credential.
+    let bare = domain.is_some() || control.is_some();
+    let routes = match raw.routes {
+        Some(RawRoutes::Map(map)) => routes(map, bare, &upstream)?,
+        Some(RawRoutes::Daemon) if control.is_some() => RouteSource::Daemon,
+        Some(RawRoutes::Daemon) => return Err(ConfigError::DaemonRoutesWithoutControl),
+        None => {
+            return Err(ConfigError::Missing {
+                key: "routes",
+                next: "write one line for each upstream, name: scheme://host:port",
+            });
+        }
+    };
+    Ok(Config {
+        log_level,
+        websocket,
+        tls,
+        tunnel_domain: domain,
+        files,
+        control,
+        routes,
+        upstream,
+        health: health(&raw.health.unwrap_or_default())?,
+        limits: limits(
+            &raw.limits.unwrap_or_default(),
+            raw.shutdown_timeout.as_ref(),
+        )?,
+    })
+}
+
+fn tls_listener(raw: Option<RawTlsCarrier>) -> Result<Option<TlsListener>, ConfigError> {
+    let Some(raw) = raw else { return Ok(None) };
+    let addr = address("carriers.tls.listen_addr", raw.listen_addr.as_ref())?;
+    let addr = addr.ok_or(ConfigError::Missing {
+        key: "carriers.tls.listen_addr",
+        next: ADDRESS,
+    })?;
+    Ok(Some(TlsListener {
+        addr,
+        proxy_protocol: raw.proxy_protocol.unwrap_or_default(),
+    }))
+}
+
+fn control(raw: RawControl) -> Result<ControlSource, ConfigError> {
+    let socket = raw.socket.filter(|path| !path.is_empty());
+    Ok(ControlSource {
+        socket: socket.map(PathBuf::from).ok_or(ConfigError::Missing {
+            key: "control.socket",
+            next: "write the path of the daemon's control socket",
+        })?,
+        daemon_uid: raw.daemon_uid,
+        tunnels: raw.tunnels.unwrap_or_default(),
+        replica: raw.replica.unwrap_or_else(host_name),
+    })
+}
+
+/// A replica keeps its name over restarts, as a pod of a `StatefulSet` or a machine does.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "proxy".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+fn files(raw: RawTls) -> Result<Option<CredentialFiles>, ConfigError> {
+    match (raw.cert_file, raw.key_file) {
+        (Some(certificate), Some(key)) => Ok(Some(CredentialFiles {
+            certificate: certificate.into(),
+            key: key.into(),
+            client_ca: raw.client_ca.map(PathBuf::from),
+        })),
+        (None, None) if raw.client_ca.is_none() => Ok(None),
+        (None, _) => Err(ConfigError::Missing {
+            key: "tls.cert_file",
+            next: "write the path of the PEM certificate chain, or leave out the section tls",
+        }),
+        (_, None) => Err(ConfigError::Missing {
+            key: "tls.key_file",
+            next: "write the path of the PEM private key",
+        }),
+    }
+}
+
+fn domain(text: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let name = text.trim_start_matches('.').trim_end_matches('.');
+    if !value::is_name(name) {
+        return Err(ConfigError::Value {
+            key: "tunnel_domain",
+            value: text.to_owned(),
+            reason: "is no domain name",
+            next: "write the tunnel's domain, for instance abcd1234.tunnel.anthropic.com",
+        });
+    }
+    Ok(Some(name.to_ascii_lowercase()))
+}
+
+fn upstream(raw: RawUpstream) -> Result<UpstreamPolicy, ConfigError> {
+    let networks = raw.allowed_ips.unwrap_or_default();
+    let networks = networks.into_iter().map(|text| {
+        value::network(&text.0).ok_or(ConfigError::Value {
+            key: "upstream.allowed_ips",
+            value: text.0,
+            reason: "is neither an address nor a network",
+            next: "write addresses or CIDR networks, for instance 192.0.2.0/24",
+        })
+    });
+    let networks = networks.collect::<Result<Vec<_>, _>>()?;
+    let allowed_ips = (!networks.is_empty()).then_some(networks);
+    let disabled = raw.disable_ip_validation.unwrap_or_default();
+    if disabled && allowed_ips.is_some() {
+        return Err(ConfigError::BothAddressRules);
+    }
+    let tls = raw.tls.unwrap_or_default();
+    Ok(UpstreamPolicy {
+        allowed_ips,
+        validate: !disabled,
+        ca_file: tls.ca_file.map(PathBuf::from),
+        include_system_cas: tls.include_system_cas.unwrap_or_default(),
+    })
+}
+
+fn routes(
+    map: BTreeMap<String, control::Route>,
+    bare: bool,
+    upstream: &UpstreamPolicy,
+) -> Result<RouteSource, ConfigError> {
+    let trust = upstream.ca_file.is_some() || upstream.include_system_cas;
+    let compiled = route::compile(&map, trust)?;
+    if !bare && let Some(rule) = compiled.iter().find(|rule| !rule.name.contains('.')) {
+        return Err(ConfigError::BareRoute {
+            route: rule.name.to_string(),
+        });
+    }
+    Ok(RouteSource::File(map))
+}
+
+fn health(raw: &RawHealth) -> Result<HealthListener, ConfigError> {
+    let addr = address("health.listen_addr", raw.listen_addr.as_ref())?;
+    Ok(HealthListener {
+        addr: addr.unwrap_or(Config::HEALTH),
+        explicit: addr.is_some(),
+    })
+}
+
+fn limits(raw: &RawLimits, shutdown_timeout: Option<&Scalar>) -> Result<Limits, ConfigError> {
+    let defaults = Limits::default();
+    let positive = |key, text: &Option<Scalar>, default| {
+        let value = span(key, text.as_ref(), default)?;
+        if value.is_zero() {
+            return Err(ConfigError::Value {
+                key,
+                value: "0".to_owned(),
+                reason: "would refuse everything",
+                next: DURATION,
+            });
+        }
+        Ok(value)
+    };
+    let streams = raw
+        .concurrent_streams
+        .unwrap_or(defaults.concurrent_streams);
+    let pending = raw
+        .pending_handshakes
+        .unwrap_or(defaults.pending_handshakes);
+    let connections = raw.connections.unwrap_or(defaults.connections);
+    for (key, zero) in [
+        ("limits.concurrent_streams", streams == 0),
+        ("limits.pending_handshakes", pending == 0),
+        ("limits.connections", connections == 0),
+    ] {
+        if zero {
+            return Err(ConfigError::Value {
+                key,
+                value: "0".to_owned(),
+                reason: "would refuse everything",
+                next: "write a number above zero",
+            });
+        }
+    }
+    Ok(Limits {
+        handshake_timeout: positive(
+            "limits.handshake_timeout",
+            &raw.handshake_timeout,
+            defaults.handshake_timeout,
+        )?,
+        pending_handshakes: pending,
+        connections,
+        swap_grace: span(
+            "limits.swap_grace",
+            raw.swap_grace.as_ref(),
+            defaults.swap_grace,
+        )?,
+        drain: span("limits.drain", raw.drain.as_ref(), defaults.drain)?,
+        shutdown_timeout: span(
+            "shutdown_timeout",
+            shutdown_timeout,
+            defaults.shutdown_timeout,
+        )?,
+        idle_comment: span(
+            "limits.idle_comment",
+            raw.idle_comment.as_ref(),
+            defaults.idle_comment,
+        )?,
+        connect_timeout: positive(
+            "limits.connect_timeout",
+            &raw.connect_timeout,
+            defaults.connect_timeout,
+        )?,
+        concurrent_streams: streams,
+        upstream_idle: span(
+            "limits.upstream_idle",
+            raw.upstream_idle.as_ref(),
+            defaults.upstream_idle,
+        )?,
+        upstream_idle_connections: raw
+            .upstream_idle_connections
+            .unwrap_or(defaults.upstream_idle_connections),
+    })
+}
+
+fn span(
+    key: &'static str,
+    text: Option<&Scalar>,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(default) };
+    value::duration(&text.0).map_err(|reason| ConfigError::Value {
+        key,
+        value: text.0.clone(),
+        reason,
+        next: DURATION,
+    })
+}
+
+fn address(key: &'static str, text: Option<&Scalar>) -> Result<Option<SocketAddr>, ConfigError> {
+    let Some(text) = text else { return Ok(None) };
+    match value::listen_address(&text.0) {
+        Some(address) => Ok(Some(address)),
+        None => Err(ConfigError::Value {
+            key,
+            value: text.0.clone(),
+            reason: "is no address to listen on",
+            next: ADDRESS,
+        }),
+    }
+}

@@ -1,0 +1,132 @@
+//! A look at the files that the configuration names, before traffic comes.
+//!
+//! This finds at start what would otherwise be found by the first caller. It is not the check that
+//! guards a swap: `credential` verifies every pair again as a peer would.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::{Config, ConfigError, CredentialFiles, RouteSource};
+use crate::route;
+use crate::upstream::Trust;
+
+/// Reads a file, worded as the stock proxy words it when that fails.
+pub(super) fn open(path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path).map_err(|error| ConfigError::Open {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+pub(super) fn files(config: &Config, now: SystemTime) -> Result<(), ConfigError> {
+    if let Some(files) = &config.files {
+        let checked = pair(files, now);
+        match checked {
+            Err(error) if config.control.is_some() => {
+                // The daemon's credential is on its way: bad files are no reason to refuse it.
+                tracing::warn!(%error, "certificate files cannot be used, waiting for the daemon");
+            }
+            checked => checked?,
+        }
+    }
+    if let RouteSource::File(map) = &config.routes
+        && route::compile(map, true)?
+            .iter()
+            .any(|rule| rule.target.tls)
+    {
+        Trust::load(&config.upstream)?;
+    }
+    Ok(())
+}
+
+fn pair(files: &CredentialFiles, now: SystemTime) -> Result<(), ConfigError> {
+    let chain = certificates(&files.certificate)?;
+    let key = private_key(&files.key)?;
+    let provider = Arc::new(default_provider());
+    match CertifiedKey::from_der(chain.clone(), key, &provider) {
+        Ok(_) => {}
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            return Err(ConfigError::KeyMismatch {
+                certificate: files.certificate.clone(),
+                key: files.key.clone(),
+            });
+        }
+        Err(rustls::Error::InvalidCertificate(error)) => {
+            return Err(ConfigError::BadCertificate {
+                path: files.certificate.clone(),
+                detail: error.to_string(),
+            });
+        }
+        Err(_) => {
+            return Err(ConfigError::BadKey {
+                path: files.key.clone(),
+            });
+        }
+    }
+    if let Some(leaf) = chain.first() {
+        dates(leaf, &files.certificate, now)?;
+    }
+    if let Some(path) = &files.client_ca {
+        certificates(path)?;
+    }
+    Ok(())
+}
+
+/// The certificates of a PEM file, at least one.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let text = open(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(ConfigError::NoCertificate {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
+    // Erased when this function ends, in whatever way.
+    let text = control::Secret::new(open(path)?);
+    PrivateKeyDer::from_pem_slice(text.expose().as_bytes()).map_err(|_| ConfigError::NoKey {
+        path: path.to_owned(),
+    })
+}
+
+/// Dates are checked before the chain is built, so without any trust anchor a certificate in date
+/// ends at `UnknownIssuer` and one out of date does not get that far.
+fn dates(leaf: &CertificateDer<'_>, path: &Path, now: SystemTime) -> Result<(), ConfigError> {
+    let bad = |detail: webpki::Error| ConfigError::BadCertificate {
+        path: path.to_owned(),
+        detail: detail.to_string(),
+    };
+    let leaf = EndEntityCert::try_from(leaf).map_err(bad)?;
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    let now = UnixTime::since_unix_epoch(since.unwrap_or_default());
+    let algorithms = default_provider().signature_verification_algorithms;
+    match leaf.verify_for_usage(
+        algorithms.all,
+        &[],
+        &[],
+        now,
+        KeyUsage::server_auth(),
+        None,
+        None,
+    ) {
+        Err(webpki::Error::CertExpired { .. }) => Err(ConfigError::Expired {
+            path: path.to_owned(),
+        }),
+        Err(webpki::Error::CertNotValidYet { .. }) => Err(ConfigError::NotYetValid {
+            path: path.to_owned(),
+        }),
+        Ok(_) | Err(webpki::Error::UnknownIssuer) => Ok(()),
+        Err(error) => Err(bad(error)),
+    }
+}

@@ -1,0 +1,143 @@
+//! The configuration in force, written so that it reads back.
+
+use std::fmt::Write;
+
+use super::{Config, RouteSource, value::write_duration};
+
+pub(super) fn write(config: &Config) -> String {
+    let mut page = Page(String::new());
+    page.line(0, "log_level", &config.log_level);
+    if let Some(addr) = config.websocket {
+        page.text(0, "listen_addr", &addr.to_string());
+    }
+    let limits = &config.limits;
+    page.line(
+        0,
+        "shutdown_timeout",
+        &write_duration(limits.shutdown_timeout),
+    );
+    if let Some(domain) = &config.tunnel_domain {
+        page.text(0, "tunnel_domain", domain);
+    }
+    credential(&mut page, config);
+    if let Some(tls) = config.tls {
+        page.section(0, "carriers");
+        page.section(1, "tls");
+        page.text(2, "listen_addr", &tls.addr.to_string());
+        page.line(2, "proxy_protocol", &tls.proxy_protocol.to_string());
+    }
+    routes(&mut page, &config.routes);
+    upstream(&mut page, config);
+    page.section(0, "health");
+    page.text(1, "listen_addr", &config.health.addr.to_string());
+    page.section(0, "limits");
+    for (key, value) in [
+        ("handshake_timeout", limits.handshake_timeout),
+        ("swap_grace", limits.swap_grace),
+        ("drain", limits.drain),
+        ("idle_comment", limits.idle_comment),
+        ("connect_timeout", limits.connect_timeout),
+        ("upstream_idle", limits.upstream_idle),
+    ] {
+        page.line(1, key, &write_duration(value));
+    }
+    for (key, value) in [
+        ("pending_handshakes", limits.pending_handshakes),
+        ("connections", limits.connections),
+        (
+            "upstream_idle_connections",
+            limits.upstream_idle_connections,
+        ),
+    ] {
+        page.line(1, key, &value.to_string());
+    }
+    page.line(
+        1,
+        "concurrent_streams",
+        &limits.concurrent_streams.to_string(),
+    );
+    page.0
+}
+
+fn credential(page: &mut Page, config: &Config) {
+    if let Some(files) = &config.files {
+        page.section(0, "tls");
+        page.text(1, "cert_file", &files.certificate.to_string_lossy());
+        page.text(1, "key_file", &files.key.to_string_lossy());
+        if let Some(path) = &files.client_ca {
+            page.text(1, "client_ca", &path.to_string_lossy());
+        }
+    }
+    if let Some(control) = &config.control {
+        page.section(0, "control");
+        page.text(1, "socket", &control.socket.to_string_lossy());
+        if let Some(uid) = control.daemon_uid {
+            page.line(1, "daemon_uid", &uid.to_string());
+        }
+        page.list(1, "tunnels", control.tunnels.iter().cloned());
+        page.text(1, "replica", &control.replica);
+    }
+}
+
+fn routes(page: &mut Page, routes: &RouteSource) {
+    let RouteSource::File(routes) = routes else {
+        return page.line(0, "routes", "daemon");
+    };
+    if routes.is_empty() {
+        return page.line(0, "routes", "{}");
+    }
+    page.section(0, "routes");
+    for (name, route) in routes {
+        if route.preserve_host {
+            page.section(1, &quote(name));
+            page.text(2, "upstream", &route.upstream);
+            page.line(2, "preserve_host", "true");
+        } else {
+            page.text(1, &quote(name), &route.upstream);
+        }
+    }
+}
+
+fn upstream(page: &mut Page, config: &Config) {
+    let policy = &config.upstream;
+    page.section(0, "upstream");
+    if let Some(networks) = &policy.allowed_ips {
+        page.list(1, "allowed_ips", networks.iter().map(ToString::to_string));
+    }
+    page.line(1, "disable_ip_validation", &(!policy.validate).to_string());
+    page.section(1, "tls");
+    if let Some(path) = &policy.ca_file {
+        page.text(2, "ca_file", &path.to_string_lossy());
+    }
+    page.line(
+        2,
+        "include_system_cas",
+        &policy.include_system_cas.to_string(),
+    );
+}
+
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, depth: usize, key: &str) {
+        let _ = writeln!(self.0, "{:1$}{key}:", "", depth * 2);
+    }
+
+    fn line(&mut self, depth: usize, key: &str, value: &str) {
+        let _ = writeln!(self.0, "{:1$}{key}: {value}", "", depth * 2);
+    }
+
+    fn text(&mut self, depth: usize, key: &str, value: &str) {
+        self.line(depth, key, &quote(value));
+    }
+
+    fn list(&mut self, depth: usize, key: &str, items: impl Iterator<Item = String>) {
+        let items: Vec<String> = items.map(|item| quote(&item)).collect();
+        self.line(depth, key, &format!("[{}]", items.join(", ")));
+    }
+}
+
+/// YAML's double-quoted style is a superset of a JSON string.
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

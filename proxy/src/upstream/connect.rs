@@ -1,0 +1,168 @@
+//! From a target to a stream of bytes: resolve once, check every address, dial what passed.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::{InvalidDnsNameError, ServerName};
+
+use super::{NotAllowed, Rules, Stream, address};
+use crate::config::value::Target;
+
+/// The next address is tried when the one before has not answered for this long, RFC 8305 §5.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The name could not be looked up.
+    #[error("cannot resolve {host}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The name has no addresses.
+    #[error("{0} has no addresses")]
+    NoAddress(String),
+    /// None of its addresses may be dialled; the first of them.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// Nobody answers there; the last address that was tried.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// `connect_timeout` was over.
+    #[error("cannot connect within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The upstream's host cannot be a TLS server name.
+    #[error("no TLS server name")]
+    ServerName(#[from] InvalidDnsNameError),
+    /// The TLS handshake failed.
+    #[error("tls handshake with upstream failed")]
+    Tls(#[source] io::Error),
+    /// HTTP could not begin.
+    #[error("cannot begin HTTP")]
+    Http(#[source] hyper::Error),
+    /// An https upstream, and nothing to verify it with.
+    #[error("no certificate authorities for upstreams")]
+    NoTrust,
+}
+
+/// Dropping the future abandons the attempt; a name look-up then ends on its own thread.
+pub(super) async fn connect(target: &Target, rules: &Rules) -> Result<Stream, ConnectError> {
+    let limit = rules.connect_timeout;
+    timeout(limit, unlimited(target, rules))
+        .await
+        .unwrap_or(Err(ConnectError::Timeout(limit)))
+}
+
+async fn unlimited(target: &Target, rules: &Rules) -> Result<Stream, ConnectError> {
+    let addresses = allowed(resolve(target).await?, target, rules)?;
+    let stream = race(addresses, target).await?;
+    // Small messages go at once; failing to say so costs latency and nothing else.
+    let _ = stream.set_nodelay(true);
+    if !target.tls {
+        return Ok(Stream::Plain(stream));
+    }
+    let trust = rules.trust.as_ref().ok_or(ConnectError::NoTrust)?;
+    let name = ServerName::try_from(target.host.to_string())?;
+    let connecting = TlsConnector::from(trust.0.clone()).connect(name, stream);
+    let stream = connecting.await.map_err(ConnectError::Tls)?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
+    if let Ok(ip) = target.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, target.port)]);
+    }
+    match lookup_host((&*target.host, target.port)).await {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(source) => Err(ConnectError::Resolve {
+            host: target.host.to_string(),
+            source,
+        }),
+    }
+}
+
+/// The addresses that pass, in the resolver's order (RFC 6724). What is checked here is what is
+/// dialled: the name is not looked up again.
+fn allowed(
+    resolved: Vec<SocketAddr>,
+    target: &Target,
+    rules: &Rules,
+) -> Result<Vec<SocketAddr>, ConnectError> {
+    let mut refused = None;
+    let mut addresses = resolved;
+    addresses.retain(
+        |address| match address::check(&rules.policy, address.ip()) {
+            Ok(()) => true,
+            Err(error) => {
+                refused.get_or_insert(error);
+                false
+            }
+        },
+    );
+    match refused {
+        _ if !addresses.is_empty() => Ok(addresses),
+        Some(error) => Err(error.into()),
+        None => Err(ConnectError::NoAddress(target.host.to_string())),
+    }
+}
+
+type Attempt = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<TcpStream>)> + Send>>;
+
+/// Dials one address after the other without waiting long for any; the first that answers wins.
+async fn race(addresses: Vec<SocketAddr>, target: &Target) -> Result<TcpStream, ConnectError> {
+    let mut waiting = addresses.into_iter();
+    let mut running: Vec<Attempt> = Vec::new();
+    let mut stagger: Option<Pin<Box<Sleep>>> = None;
+    let mut last = None;
+    std::future::poll_fn(|cx| {
+        loop {
+            let mut index = 0;
+            while let Some(attempt) = running.get_mut(index) {
+                match attempt.as_mut().poll(cx) {
+                    Poll::Ready((_, Ok(stream))) => return Poll::Ready(Ok(stream)),
+                    Poll::Ready((address, Err(source))) => {
+                        last = Some(ConnectError::Connect { address, source });
+                        drop(running.swap_remove(index));
+                        stagger = None;
+                    }
+                    Poll::Pending => index += 1,
+                }
+            }
+            if let Some(stagger) = &mut stagger
+                && stagger.as_mut().poll(cx).is_pending()
+            {
+                return Poll::Pending;
+            }
+            match waiting.next() {
+                Some(address) => {
+                    running.push(Box::pin(async move {
+                        (address, TcpStream::connect(address).await)
+                    }));
+                    stagger = (waiting.len() > 0).then(|| Box::pin(sleep(STAGGER)));
+                }
+                None if running.is_empty() => {
+                    let none = || ConnectError::NoAddress(target.host.to_string());
+                    return Poll::Ready(Err(last.take().unwrap_or_else(none)));
+                }
+                None => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
