@@ -5,3 +5,5 @@ mod budget;
 
 #[cfg(test)]
 mod certificates;
+#[cfg(test)]
+mod cli;

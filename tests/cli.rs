@@ -1,0 +1,5 @@
+//! `keyward` as a person or a script meets it: the real program, its words and its exit codes.
+
+mod client;
+mod commands;
+mod stage;
