@@ -9,8 +9,6 @@ mod check;
 mod effective;
 mod error;
 mod raw;
-#[cfg(test)]
-mod tests;
 pub mod value;
 
 use std::collections::BTreeMap;

@@ -10,8 +10,6 @@ mod events;
 mod head;
 mod headers;
 mod table;
-#[cfg(test)]
-mod tests;
 mod upgrade;
 
 use std::collections::BTreeMap;

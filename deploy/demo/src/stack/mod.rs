@@ -1,0 +1,290 @@
+//! The whole stack on loopback, each program a process of its own.
+//!
+//! `keyward` and `keyward-proxy` run exactly as an operator runs them, from configuration files; the
+//! sample server and the connector double are this program under hidden words. Everything lives in
+//! one temporary folder of mode 0700, and goes with the [`Stack`].
+
+mod error;
+mod files;
+mod operator;
+mod program;
+mod start;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use process::Tasks;
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub use error::StackError;
+pub use files::{Listeners, Paths};
+pub use operator::{Operator, OperatorError, Rotation};
+pub use program::{Ended, Pipes, Program, Programs};
+
+use crate::client::Target;
+use crate::trust::Trust;
+
+/// Name of the one tunnel.
+pub const TUNNEL: &str = "main";
+/// Name of the route to the MCP server.
+pub const ROUTE: &str = "sample";
+
+/// How long one rotation may take.
+const ROTATION: Duration = Duration::from_secs(30);
+/// How long programs get to drain at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What a stack is started with.
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// Where the programs are.
+    pub programs: Programs,
+    /// `<tunnel-domain>`.
+    pub domain: String,
+    /// The MCP server behind the route, `scheme://host:port`; `None`: a sample server is started.
+    pub upstream: Option<String>,
+    /// Further routes, full or bare host to upstream. `localhost` leads where the route leads.
+    pub routes: Vec<(String, String)>,
+    /// Names in the server certificate besides those of the domain.
+    pub extra_names: Vec<String>,
+    /// `upstream.allowed_ips` of the proxy.
+    pub allowed_ips: Vec<String>,
+    /// `upstream.tls.include_system_cas` of the proxy.
+    pub system_cas: bool,
+    /// `log_level` of both.
+    pub log_level: String,
+    /// Lines to add to `keyward.yaml`, indented to belong to the tunnel or not.
+    pub daemon_yaml: String,
+    /// Lines to add to the proxy's file.
+    pub proxy_yaml: String,
+    /// How long streams outlive the connector's SIGTERM.
+    pub grace: Duration,
+}
+
+impl StackOptions {
+    /// A stack around a sample server.
+    pub fn new(programs: Programs) -> Self {
+        Self {
+            programs,
+            domain: "demo.tunnel.example".into(),
+            upstream: None,
+            routes: Vec::new(),
+            extra_names: vec!["localhost".into()],
+            allowed_ips: vec!["127.0.0.0/8".into(), "::1/128".into()],
+            system_cas: false,
+            log_level: "info".into(),
+            daemon_yaml: String::new(),
+            proxy_yaml: String::new(),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A stack that stands. Dropped, its programs are killed and its folder is removed.
+#[derive(Debug)]
+pub struct Stack {
+    /// The daemon.
+    pub daemon: Program,
+    /// The proxy.
+    pub proxy: Program,
+    /// The connector double.
+    pub connector: Program,
+    /// The sample server, unless the upstream is somebody's own.
+    pub sample: Option<Program>,
+    /// Where the proxy listens.
+    pub listeners: Listeners,
+    /// Where the connector takes far peers.
+    pub connector_address: SocketAddr,
+    /// Where the connector answers `/ready`.
+    pub connector_metrics: SocketAddr,
+    /// `scheme://host:port` behind the route.
+    pub upstream: String,
+    /// Its files.
+    pub paths: Paths,
+    /// The daemon's operator socket.
+    pub operator: Operator,
+    options: StackOptions,
+    trust: Arc<Trust>,
+    rotating_ca: tokio::sync::Mutex<()>,
+    // Last, so that the folder goes after the programs.
+    folder: Option<TempDir>,
+}
+
+impl Stack {
+    /// Starts everything and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// See [`StackError`]: which program, the end of its log. Its folder is kept then.
+    pub async fn start(options: StackOptions, tasks: &Tasks) -> Result<Self, StackError> {
+        let folder = tempfile::Builder::new()
+            .prefix("keyward-demo-")
+            .tempdir()
+            .map_err(|error| StackError::Io {
+                what: "make a temporary folder".into(),
+                error,
+            })?;
+        let paths = Paths::make(folder.path())?;
+        match Self::start_in(options, paths, tasks).await {
+            Ok(stack) => Ok(Self {
+                folder: Some(folder),
+                ..stack
+            }),
+            Err(error) => {
+                // The error names a log in it.
+                let _ = folder.keep();
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_in(
+        options: StackOptions,
+        paths: Paths,
+        tasks: &Tasks,
+    ) -> Result<Self, StackError> {
+        let (sample, upstream) = if let Some(upstream) = &options.upstream {
+            (None, upstream.clone())
+        } else {
+            let (sample, address) = start::sample(&options, &paths.logs).await?;
+            (Some(sample), format!("http://{address}"))
+        };
+        paths.write_daemon(&options)?;
+        let operator = Operator::new(&paths.operator_socket, tasks);
+        let daemon = start::daemon(&options, &paths, &operator).await?;
+        let (proxy, listeners) = start::proxy(&options, &paths, &upstream).await?;
+        let (connector, connector_address, connector_metrics) =
+            start::connector(&options, listeners.websocket, &paths.logs).await?;
+        let this = Self {
+            daemon,
+            proxy,
+            connector,
+            sample,
+            listeners,
+            connector_address,
+            connector_metrics,
+            upstream,
+            paths,
+            operator,
+            options,
+            trust: Trust::new(),
+            rotating_ca: tokio::sync::Mutex::new(()),
+            folder: None,
+        };
+        this.follow(&this.operator.status().await?)?;
+        Ok(this)
+    }
+
+    /// The public name of the route.
+    pub fn host(&self) -> String {
+        format!("{ROUTE}.{}", self.options.domain)
+    }
+
+    /// What clients of this stack trust; it follows the CA's rotations by [`rotate`](Self::rotate).
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// The carrier `tls`.
+    pub fn tls(&self) -> Target {
+        Target {
+            address: self.listeners.tls,
+            host: self.host(),
+        }
+    }
+
+    /// Rotates as an operator does, and waits until it is done. Before the CA is switched, the
+    /// clients' trust gets the standby; when it is done, the retired one leaves.
+    ///
+    /// # Errors
+    ///
+    /// The daemon refused, or it did not end.
+    pub async fn rotate(&self, what: Rotation) -> Result<(), StackError> {
+        if what == Rotation::ServerCertificate {
+            return Ok(self.operator.rotate(what, ROTATION).await?);
+        }
+        let _one_at_a_time = self.rotating_ca.lock().await;
+        let before = self.standby().await?;
+        self.follow(&before)?;
+        self.operator.rotate(what, ROTATION).await?;
+        self.follow(&self.operator.status().await?)
+    }
+
+    /// The generation that is published.
+    ///
+    /// # Errors
+    ///
+    /// The daemon does not answer.
+    pub async fn generation(&self) -> Result<u64, StackError> {
+        let status = self.operator.status().await?;
+        let generation = tunnel(&status, "generation").and_then(Value::as_u64);
+        Ok(generation.unwrap_or_default())
+    }
+
+    /// The first program that ended by itself.
+    pub fn ended(&self) -> Option<Ended> {
+        let programs = [&self.daemon, &self.proxy, &self.connector];
+        let ended = programs.into_iter().find_map(Program::ended);
+        ended.or_else(|| self.sample.as_ref()?.ended())
+    }
+
+    /// Stops every program, from the outside to the inside, and says which one did not end well.
+    pub async fn stop(mut self, keep: bool) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let programs = [
+            Some(&mut self.connector),
+            Some(&mut self.proxy),
+            Some(&mut self.daemon),
+            self.sample.as_mut(),
+        ];
+        for program in programs.into_iter().flatten() {
+            match program.stop(DRAIN).await {
+                Some(status) if status.success() => {}
+                Some(status) => complaints.push(format!("{} ended with {status}", program.name)),
+                None => complaints.push(format!(
+                    "{} did not drain within {} s",
+                    program.name,
+                    DRAIN.as_secs()
+                )),
+            }
+        }
+        if keep && let Some(folder) = self.folder.take() {
+            let _ = folder.keep();
+        }
+        complaints
+    }
+
+    /// Status with a standby CA in it.
+    async fn standby(&self) -> Result<Value, StackError> {
+        let over = tokio::time::Instant::now() + ROTATION;
+        loop {
+            let status = self.operator.status().await?;
+            if tunnel(&status, "standby_ca/pem").is_some() {
+                return Ok(status);
+            }
+            if tokio::time::Instant::now() > over {
+                return Err(StackError::Operator(OperatorError::Late {
+                    what: "making a standby CA".into(),
+                    limit: ROTATION,
+                }));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Trusts the CA certificates of `status`.
+    fn follow(&self, status: &Value) -> Result<(), StackError> {
+        let certificates: Vec<&str> = ["ca/pem", "standby_ca/pem"]
+            .iter()
+            .filter_map(|key| tunnel(status, key)?.as_str())
+            .collect();
+        self.trust.hold(&certificates)?;
+        self.paths.write_trust(&self.trust.pem())
+    }
+}
+
+fn tunnel<'a>(status: &'a Value, key: &str) -> Option<&'a Value> {
+    status.pointer(&format!("/tunnels/{TUNNEL}/{key}"))
+}

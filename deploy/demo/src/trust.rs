@@ -1,0 +1,157 @@
+//! What the demo's clients trust: the CA certificates of the tunnel, and nothing else.
+//!
+//! A rotation of the CA goes well because every verifier holds both certificates before the first
+//! leaf of the new one is served. The set is looked up when a certificate is verified, not when a
+//! client is made, so that one order of events holds for every handshake in flight.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use thiserror::Error;
+use tokio_rustls::rustls;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+/// Why certificates cannot be trusted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// What the daemon gave is no PEM certificate.
+    #[error("not a PEM certificate")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// What the daemon gave cannot anchor trust.
+    #[error("not a usable CA certificate")]
+    Unusable(#[from] rustls::Error),
+    /// There is none to trust.
+    #[error("no CA certificate to trust")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// The set of CA certificates in force. Shared by all clients.
+pub struct Trust {
+    provider: Arc<CryptoProvider>,
+    held: RwLock<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    verifier: Option<Arc<WebPkiServerVerifier>>,
+    pem: String,
+}
+
+impl Trust {
+    /// Trusts nobody yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            provider: Arc::new(aws_lc_rs::default_provider()),
+            held: RwLock::default(),
+        })
+    }
+
+    /// From now on trusts exactly these PEM certificates.
+    ///
+    /// # Errors
+    ///
+    /// One of them is not usable; the set stays as it was.
+    pub fn hold<S: AsRef<str>>(&self, certificates: &[S]) -> Result<(), TrustError> {
+        let mut roots = RootCertStore::empty();
+        let mut pem = String::new();
+        for certificate in certificates {
+            for certificate in CertificateDer::pem_slice_iter(certificate.as_ref().as_bytes()) {
+                roots.add(certificate?)?;
+            }
+            pem.push_str(certificate.as_ref());
+        }
+        let verifier = WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::clone(&self.provider),
+        )
+        .build()?;
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Held {
+            verifier: Some(verifier),
+            pem,
+        };
+        Ok(())
+    }
+
+    /// The certificates in force as one PEM text, for programs that read a CA file.
+    pub fn pem(&self) -> String {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.pem.clone()
+    }
+
+    /// A TLS client that offers `alpn` and verifies against the set in force.
+    ///
+    /// # Errors
+    ///
+    /// The provider has no suite for TLS 1.2 and 1.3.
+    pub fn client(self: &Arc<Self>, alpn: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::<Self>::clone(self))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn verifier(&self) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let verifier = held.verifier.clone();
+        verifier.ok_or_else(|| rustls::Error::General("no CA certificate is trusted yet".into()))
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trust(..)")
+    }
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verifier()?.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier()?.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier()?.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
