@@ -1,0 +1,312 @@
+//! `keyward renew-cert`: renews the server certificate of a store without a daemon, as the stock
+//! `setup renew-cert` does, from the CA that lies beside it. No remote is called.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use pki::{
+    Algorithm, Authority, CertifiedKey, Expectation, Fingerprint, Origin, PrivateKey, Serial,
+    ServerProfile, lint,
+};
+use process::Failure;
+
+use crate::disk::Disk;
+use crate::store::Store;
+
+/// What became of the server certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// It is good for longer than asked for.
+    Kept {
+        /// SHA-256 of the certificate.
+        sha256: Fingerprint,
+        /// Its last second.
+        not_after: SystemTime,
+    },
+    /// There is a new one, with a new key.
+    Replaced {
+        /// SHA-256 of the certificate.
+        sha256: Fingerprint,
+        /// Its last second.
+        not_after: SystemTime,
+    },
+}
+
+/// Renews the server certificate in the store directory `store`, unless it can be used and lives
+/// longer than `renew_before`; zero renews always. Names beyond the tunnel's own are kept.
+///
+/// # Errors
+///
+/// A daemon uses the store, it has no CA that can sign, or it cannot be written; exit code 78.
+pub fn renew_cert(
+    store: &Path,
+    cert_duration: Duration,
+    renew_before: Duration,
+    now: SystemTime,
+) -> Result<Renewed, Failure> {
+    if !store.is_dir() {
+        return Err(
+            Failure::config(format!("there is no store at {}", store.display()))
+                .next("name the directory with --output dir:PATH"),
+        );
+    }
+    let path = store.display();
+    let store = Store::open(store, &Disk::default())?;
+    let contents = store.read()?;
+    let domain = contents.domain.ok_or_else(|| {
+        Failure::config(format!("{path} has no tunnel-domain"))
+            .next("fill the store first, by keyward run or the stock setup init")
+    })?;
+    let stored = contents.ca.ok_or_else(|| {
+        Failure::config(format!("{path} has no ca.crt"))
+            .next("fill the store first, by keyward run or the stock setup init")
+    })?;
+    let key = stored.key.ok_or_else(|| {
+        Failure::config(format!("{path} has ca.crt and no ca.key"))
+            .next("renew where the CA key is")
+    })?;
+    let failure = || Failure::config(format!("the CA in {path} cannot sign"));
+    let authority = Authority::load(stored.certificate, key, now)
+        .map_err(|error| failure().caused_by(&error).next("put the right pair there"))?;
+    let current = contents.leaf.as_ref();
+    if let Some(kept) =
+        current.and_then(|pair| still_good(pair, &authority, &domain, renew_before, now))
+    {
+        return Ok(kept);
+    }
+    let pair = issue(&authority, &domain, current, cert_duration, now).map_err(|error| {
+        failure()
+            .cause(error)
+            .next("make a new CA, and give it to the verifiers")
+    })?;
+    store
+        .write_leaf(&pair.chain_pem(), &pair.key_pem())
+        .map_err(|error| Failure::config(format!("cannot write {path}")).caused_by(&error))?;
+    Ok(Renewed::Replaced {
+        sha256: pair.certificate().fingerprint(),
+        not_after: pair.certificate().validity().not_after(),
+    })
+}
+
+fn still_good(
+    pair: &CertifiedKey,
+    authority: &Authority,
+    domain: &str,
+    renew_before: Duration,
+    now: SystemTime,
+) -> Option<Renewed> {
+    let expectation = Expectation::new(domain);
+    let checked = lint(
+        pair,
+        authority.certificate(),
+        &expectation,
+        now,
+        Origin::Foreign,
+    );
+    let validity = pair.certificate().validity();
+    let lasts = validity.remaining(now) > renew_before;
+    (checked.is_ok() && lasts && !renew_before.is_zero()).then(|| Renewed::Kept {
+        sha256: pair.certificate().fingerprint(),
+        not_after: validity.not_after(),
+    })
+}
+
+fn issue(
+    authority: &Authority,
+    domain: &str,
+    current: Option<&CertifiedKey>,
+    lifetime: Duration,
+    now: SystemTime,
+) -> Result<CertifiedKey, String> {
+    let certificate = current.map(CertifiedKey::certificate);
+    let own = [domain.to_owned(), format!("*.{domain}")];
+    let names = certificate.map_or(&[][..], |certificate| certificate.dns_names());
+    let addresses = certificate.map_or(&[][..], |certificate| certificate.addresses());
+    let profile = ServerProfile {
+        tunnel_domain: domain.to_owned(),
+        extra_names: names
+            .iter()
+            .filter(|name| !own.contains(name))
+            .cloned()
+            .chain(addresses.iter().map(ToString::to_string))
+            .collect(),
+        lifetime,
+    };
+    let algorithm = Algorithm::default();
+    let key = PrivateKey::generate(algorithm).map_err(|error| error.to_string())?;
+    let pair = authority
+        .issue(&profile, key, Serial::random(), now)
+        .map_err(|error| error.to_string())?;
+    let expectation = Expectation {
+        tunnel_domain: domain.to_owned(),
+        lifetime,
+        algorithm,
+    };
+    match lint(
+        &pair,
+        authority.certificate(),
+        &expectation,
+        now,
+        Origin::Ours,
+    ) {
+        Ok(linted) => Ok(linted.pair().clone()),
+        Err(findings) => {
+            let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+            Err(texts.join("; "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Wanted;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    /// A store as the stock setup leaves it: plain files.
+    fn stock(directory: &Path, extra: &str) -> Authority {
+        let profile = pki::AuthorityProfile::server("stock");
+        let authority = Authority::generate(&profile, now()).unwrap();
+        let profile = ServerProfile {
+            extra_names: vec![extra.to_owned()],
+            lifetime: 90 * DAY,
+            ..ServerProfile::new("t.example.com")
+        };
+        let key = PrivateKey::generate(Algorithm::default()).unwrap();
+        let pair = authority
+            .issue(&profile, key, Serial::random(), now())
+            .unwrap();
+        for (name, content) in [
+            ("tunnel-id", "tunnel_1"),
+            ("tunnel-domain", "t.example.com\n"),
+            ("tunnel-token", "secret"),
+            ("ca.crt", authority.certificate().to_pem().as_str()),
+            ("ca.key", authority.private_key().to_pem().as_str()),
+            ("tls.crt", pair.chain_pem().as_str()),
+            ("tls.key", pair.key_pem().as_str()),
+        ] {
+            std::fs::write(directory.join(name), content).unwrap();
+        }
+        authority
+    }
+
+    fn renew(directory: &Path, renew_before: Duration, now: SystemTime) -> Renewed {
+        renew_cert(directory, 90 * DAY, renew_before, now).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_when_less_is_left_than_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let authority = stock(path, "localhost");
+        let month = 30 * DAY;
+        let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+        let before = read("tls.crt");
+        assert!(matches!(
+            renew(path, month, now() + 59 * DAY),
+            Renewed::Kept { .. }
+        ));
+        assert_eq!(read("tls.crt"), before);
+        let then = now() + 61 * DAY;
+        let Renewed::Replaced { sha256, not_after } = renew(path, month, then) else {
+            panic!("it is due");
+        };
+        assert_eq!(not_after, then + 90 * DAY);
+        let pair = CertifiedKey::from_pem(&read("tls.crt"), &read("tls.key")).unwrap();
+        assert_eq!(pair.certificate().fingerprint(), sha256);
+        assert!(
+            pair.certificate()
+                .dns_names()
+                .contains(&"localhost".to_owned())
+        );
+        let expectation = Expectation::new("t.example.com");
+        lint(
+            &pair,
+            authority.certificate(),
+            &expectation,
+            then,
+            Origin::Foreign,
+        )
+        .unwrap();
+        assert_eq!(read("tunnel-token"), "secret");
+        assert_eq!(read("tunnel-id"), "tunnel_1");
+        // A second time there is nothing to do, unless it is asked for always.
+        assert!(matches!(renew(path, month, then), Renewed::Kept { .. }));
+        let always = Duration::ZERO;
+        assert!(matches!(
+            renew(path, always, then),
+            Renewed::Replaced { .. }
+        ));
+    }
+
+    /// F38: what is replaced may have expired.
+    #[test]
+    fn an_expired_or_mismatched_certificate_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        stock(path, "localhost");
+        let then = now() + 200 * DAY;
+        assert!(matches!(renew(path, DAY, then), Renewed::Replaced { .. }));
+        let other = PrivateKey::generate(Algorithm::default()).unwrap();
+        std::fs::write(path.join("tls.key"), other.to_pem().as_str()).unwrap();
+        assert!(matches!(renew(path, DAY, then), Renewed::Replaced { .. }));
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_renewed_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let refused = |path: &Path| {
+            let failure = renew_cert(path, DAY, DAY, now()).unwrap_err();
+            assert_eq!(failure.exit(), process::Exit::Config);
+            failure.to_string()
+        };
+        assert!(refused(&path.join("none")).starts_with("there is no store at"));
+        assert!(refused(path).contains("has no tunnel-domain"));
+        stock(path, "localhost");
+        let held = Store::open(path, &Disk::default()).unwrap();
+        let text = refused(path);
+        assert!(
+            text.contains(&format!("is in use by pid {}", std::process::id())),
+            "{text}"
+        );
+        drop(held);
+        std::fs::remove_file(path.join("ca.key")).unwrap();
+        assert!(refused(path).contains("ca.crt and no ca.key"));
+        std::fs::write(path.join("ca.key"), "garbage").unwrap();
+        assert!(refused(path).contains("ca.key cannot be used"));
+    }
+
+    #[test]
+    fn what_the_daemon_wrote_is_renewed_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        let authority = Authority::generate(&pki::AuthorityProfile::server("ours"), now()).unwrap();
+        let pair = issue(&authority, "t.example.com", None, DAY, now()).unwrap();
+        let store = Store::open(&path, &Disk::default()).unwrap();
+        let wanted = Wanted {
+            domain: "t.example.com".to_owned(),
+            ca: authority.certificate().to_pem(),
+            ca_key: authority.private_key().to_pem(),
+            next_ca: Some("next".to_owned()),
+            client_ca: None,
+            leaf: pair.chain_pem(),
+            leaf_key: pair.key_pem(),
+        };
+        store.write(&wanted).unwrap();
+        drop(store);
+        assert!(matches!(
+            renew(&path, 2 * DAY, now()),
+            Renewed::Replaced { .. }
+        ));
+        assert_eq!(
+            std::fs::read_to_string(path.join("ca-next.crt")).unwrap(),
+            "next"
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! What goes out: the board for subscribers, the store for other tools, the served directory for
+//! proxies that read files.
+
+use std::sync::Arc;
+
+use control::{Credential, Policy, Secret};
+use pki::{Certificate, Fingerprint, Linted};
+
+use super::tunnel::{Desk, Tunnel};
+use crate::disk::DiskError;
+use crate::journal::{Entry, Kind};
+use crate::rotation::Leaf;
+use crate::rotation::authority::Ca;
+use crate::store::Wanted;
+
+/// What the journal says of a resource that has generations and nothing else.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Numbered {
+    generation: u64,
+    /// SHA-256 of the content.
+    sha256: String,
+}
+
+impl Tunnel {
+    /// What proxies get. Takes the proof that it may be published.
+    pub(super) fn credential(&self, leaf: &Leaf, linted: &Linted) -> Credential {
+        let pair = linted.pair();
+        let trusted = self.ca.trusted().filter_map(|ca| self.certificate(ca));
+        let client = self.client_ca.active.iter();
+        let client = client.filter_map(|ca| self.certificate(ca));
+        Credential {
+            tunnel: self.name.clone(),
+            generation: leaf.generation,
+            tunnel_domain: self.config.domain.clone(),
+            leaf: control::Leaf {
+                chain: pair.chain_pem(),
+                key: Secret::new(String::clone(&pair.key_pem())),
+                not_after: leaf.not_after,
+            },
+            fallback: None,
+            canary_share: None,
+            ca_certificates: trusted.map(Certificate::to_pem).collect(),
+            client_ca_certificates: client.map(Certificate::to_pem).collect(),
+            lowest: 0,
+        }
+    }
+
+    /// Writes store and served directory for a leaf. They are copies: if they cannot be written the
+    /// proxies are served all the same, and it is tried again in each turn.
+    pub(super) fn write_files(&mut self, leaf: &Leaf, credential: &Credential) {
+        let outcome = self.write_store(leaf, credential).and_then(|()| {
+            let policy = self.publication.policy.as_deref();
+            match &self.served {
+                Some(served) => served.write(credential, &leaf.sha256, policy),
+                None => Ok(()),
+            }
+        });
+        match outcome {
+            Ok(()) => {
+                self.facts.files_stale = false;
+                self.well("files");
+            }
+            Err(error) => {
+                self.facts.files_stale = true;
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause.unwrap_or_default();
+                self.trouble("files", format!("{error}: {cause}"));
+            }
+        }
+    }
+
+    fn write_store(&self, leaf: &Leaf, credential: &Credential) -> Result<(), DiskError> {
+        if self.facts.conflict.is_some() {
+            return Ok(());
+        }
+        // The CA in the store is the one that the leaf in the store was signed by.
+        let mut cas = self.ca.active.iter().chain(&self.ca.old);
+        let ca = cas
+            .find(|ca| ca.sha256 == leaf.issuer)
+            .or(self.ca.active.as_ref());
+        let Some((ca, certificate)) = ca.and_then(|ca| Some((ca, self.certificate(ca)?))) else {
+            return Ok(());
+        };
+        let standby = self.ca.standby.as_ref();
+        self.store.write(&Wanted {
+            domain: self.config.domain.clone(),
+            ca: certificate.to_pem(),
+            ca_key: self.ca_key(ca).unwrap_or_default(),
+            next_ca: standby
+                .and_then(|ca| self.certificate(ca))
+                .map(Certificate::to_pem),
+            client_ca: credential.client_ca_certificates.first().cloned(),
+            leaf: credential.leaf.chain.clone(),
+            leaf_key: String::from(credential.leaf.key.expose()).into(),
+        })
+    }
+
+    /// Writes the files again if they lag behind.
+    pub(super) fn refresh_files(&mut self) {
+        if !self.facts.files_stale {
+            return;
+        }
+        let serving = self.leaf.serving.clone();
+        if let Some((leaf, credential)) = serving.zip(self.publication.credential.clone()) {
+            self.write_files(&leaf, &credential);
+        }
+    }
+
+    /// Policy and token: each counts its own generations.
+    pub(super) fn publish_rest(&mut self, desk: &mut Desk<'_>) {
+        if let Err(error) = self
+            .publish_policy(desk)
+            .and_then(|()| self.publish_token(desk))
+        {
+            self.trouble("journal", format!("policy and token: {error}"));
+        } else {
+            self.well("journal");
+        }
+        self.show(desk);
+    }
+
+    fn publish_policy(&mut self, desk: &mut Desk<'_>) -> Result<(), DiskError> {
+        if self.facts.policy_published {
+            return Ok(());
+        }
+        let mut policy = Policy {
+            tunnel: self.name.clone(),
+            generation: 0,
+            routes: self.config.routes.clone(),
+            denied: Vec::new(),
+        };
+        let content = serde_json::to_vec(&policy).unwrap_or_default();
+        policy.generation = self.number(desk, Kind::Policy, &content)?;
+        self.publication.policy = Some(Arc::new(policy));
+        self.facts.policy_published = true;
+        self.facts.files_stale = true;
+        self.refresh_files();
+        Ok(())
+    }
+
+    /// Somebody else rotates the token and puts it into the store; connectors get what is there.
+    fn publish_token(&mut self, desk: &mut Desk<'_>) -> Result<(), DiskError> {
+        let Some(token) = self.store.token()? else {
+            return Ok(());
+        };
+        let published = self.publication.token.as_ref();
+        if published.is_some_and(|published| published.token.expose() == token.as_str()) {
+            return Ok(());
+        }
+        let generation = self.number(desk, Kind::TunnelToken, token.as_bytes())?;
+        self.publication.token = Some(Arc::new(control::Tunnel {
+            tunnel: self.name.clone(),
+            generation,
+            token: Secret::new(token.to_string()),
+        }));
+        Ok(())
+    }
+
+    /// The generation of a content: the last one if it is the same, or a new one.
+    fn number(&self, desk: &mut Desk<'_>, kind: Kind, content: &[u8]) -> Result<u64, DiskError> {
+        // A token has far more entropy than anybody could search, so its digest gives nothing away.
+        let sha256 = Fingerprint::of(content).to_string();
+        let last = desk.journal.last(&self.name, kind);
+        let last = last
+            .and_then(|record| serde_json::from_value::<Numbered>(record.entry.state.clone()).ok());
+        if let Some(last) = last.as_ref().filter(|last| last.sha256 == sha256) {
+            return Ok(last.generation);
+        }
+        let next = Numbered {
+            generation: last.as_ref().map_or(0, |last| last.generation) + 1,
+            sha256,
+        };
+        let entry = Entry {
+            phase: "published".to_owned(),
+            old_ref: last.map(|last| last.sha256),
+            new_ref: Some(next.sha256.clone()),
+            state: serde_json::to_value(&next).unwrap_or_default(),
+            ..Entry::default()
+        };
+        desk.record(&self.name, kind, entry)?;
+        Ok(next.generation)
+    }
+
+    /// Puts what is in force on the board, if it is not there yet.
+    pub(super) fn show(&self, desk: &Desk<'_>) {
+        desk.board.publications.send_if_modified(|publications| {
+            let shown = publications.entry(self.name.clone()).or_default();
+            let news = *shown != self.publication;
+            if news {
+                *shown = self.publication.clone();
+            }
+            news
+        });
+    }
+
+    pub(super) fn certificate(&self, ca: &Ca) -> Option<&Certificate> {
+        self.certificates.get(&ca.id)
+    }
+
+    /// A CA certificate by its fingerprint.
+    pub(super) fn certificate_of(&self, sha256: &str) -> Option<&Certificate> {
+        let mut cas = self.ca.trusted();
+        let ca = cas.find(|ca| ca.sha256 == sha256)?;
+        self.certificate(ca)
+    }
+}

@@ -1,0 +1,526 @@
+//! Carries out what the server certificate's machine decides.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use pki::{
+    Algorithm, CertifiedKey, Expectation, Linted, Origin, PrivateKey, Serial, ServerProfile, lint,
+};
+
+use super::orders::Ordered;
+use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
+use super::{Moment, unix};
+use crate::config::TunnelConfig;
+use crate::custody::{Blob, Custody};
+use crate::disk::DiskError;
+use crate::journal::{Entry, Kind};
+use crate::rotation::server_certificate::{Action, Cause, Issuer, Seen, State, next};
+use crate::rotation::{Leaf, Witness};
+use crate::status::OperationState;
+
+/// A leaf ends at least this long before its CA, unless that lives less than twice as long.
+const CA_MARGIN: u64 = 86_400;
+
+impl Tunnel {
+    /// One step; `Some` if there is none, with the second until which there will be none.
+    pub(super) fn step_leaf(&mut self, desk: &mut Desk<'_>, witnesses: &[Witness]) -> Option<u64> {
+        let seen = self.seen(desk.moment, witnesses);
+        let action = next(&self.leaf, &seen, desk.moment.unix());
+        if let Action::Wait(until) = action {
+            return Some(until);
+        }
+        match self.perform(desk, &action) {
+            Ok(()) => {
+                self.well("server certificate");
+                None
+            }
+            Err(error) => {
+                self.fail(desk, &error);
+                Some(desk.moment.unix() + 1)
+            }
+        }
+    }
+
+    fn seen(&mut self, moment: Moment, witnesses: &[Witness]) -> Seen {
+        let issuer = match self.load_signer(moment) {
+            Ok(()) => {
+                self.well("signer");
+                self.ca.active.as_ref().map(issuer)
+            }
+            Err(error) => {
+                let text = format!("the CA cannot sign: {}", error.chain());
+                self.trouble("signer", text);
+                None
+            }
+        };
+        let serving = self.leaf.serving.clone();
+        let usable = serving
+            .as_ref()
+            .is_some_and(|leaf| self.load_pair(leaf).is_some());
+        let fits = usable
+            && serving
+                .as_ref()
+                .and_then(|leaf| self.pairs.get(&leaf.id))
+                .is_some_and(|pair| has_names(&self.config, pair));
+        let kept = self.leaf.kept.clone();
+        let trusted: Vec<String> = self.ca.trusted().map(|ca| ca.sha256.clone()).collect();
+        let restorable = kept
+            .iter()
+            .filter(|leaf| trusted.contains(&leaf.issuer) && self.load_pair(leaf).is_some())
+            .map(|leaf| leaf.id.clone())
+            .collect();
+        let (key_usable, certificate_usable) = self.look_at_rotation();
+        Seen {
+            issuer,
+            lifetime: self.config.server_certificate.lifetime.as_secs(),
+            serving_usable: usable,
+            fits,
+            restorable,
+            key_usable,
+            certificate_usable,
+            serial_fresh: self.facts.serial_fresh,
+            published: self
+                .publication
+                .credential
+                .as_ref()
+                .map_or(0, |credential| credential.generation),
+            witnesses: witnesses.to_vec(),
+            overdue: self.is_overdue(moment.boot),
+            ordered: self.leaf_order.as_ref().is_some_and(Ordered::is_waiting),
+            paced: self.leaf_pace.is_on(moment.boot),
+            capped: self.is_capped(moment.boot),
+            suspect: moment.suspect,
+        }
+    }
+
+    /// Whether the key and the certificate of the rotation in flight are in custody.
+    fn look_at_rotation(&self) -> (bool, bool) {
+        let Some(rotation) = &self.leaf.rotation else {
+            return (false, false);
+        };
+        let key = load_key(&self.custody, &rotation.id);
+        let Some(key) = key else {
+            return (false, false);
+        };
+        let certificate = load_certificate(&self.custody, &rotation.id, &key);
+        let certificate = certificate
+            .is_some_and(|pair| rotation.serial == Some(pair.certificate().serial().to_string()));
+        (true, certificate)
+    }
+
+    fn perform(&mut self, desk: &mut Desk<'_>, action: &Action) -> Result<(), StepError> {
+        let state = self.leaf.clone();
+        match action {
+            Action::Wait(_) => {}
+            Action::Republish => self.republish(desk)?,
+            Action::Begin(cause) => self.begin(desk, *cause)?,
+            Action::MakeKey => {
+                let algorithm = self.config.server_certificate.algorithm;
+                self.make_key(&state, algorithm)?;
+                self.draw_serial(desk)?;
+            }
+            Action::DrawSerial => self.draw_serial(desk)?,
+            Action::Sign => self.sign(desk, &state)?,
+            Action::TakeCertificate => self.take_certificate(desk, &state)?,
+            Action::Check => {
+                let leaf = in_flight(&state)?;
+                self.check(leaf, desk.moment)?;
+                self.advance(desk, state.checked(self.facts.floor))?;
+            }
+            Action::Publish => self.publish(desk, &state)?,
+            Action::Adopt { missing } => self.adopt(desk, &state, missing)?,
+            Action::Retire => self.retire_kept(desk, &state)?,
+            Action::Restore { id, cause, above } => {
+                self.restore(desk, &state, id, *cause, *above)?;
+            }
+            Action::Abandon(why) => self.abandon(desk, why, "abandoned")?,
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, desk: &mut Desk<'_>, cause: Cause) -> Result<(), StepError> {
+        let Some(ca) = &self.ca.active else {
+            return Err(StepError::Lost("a CA"));
+        };
+        let id = fresh_id(desk.moment);
+        let order = self.leaf_order.as_ref().filter(|order| order.is_waiting());
+        let actor = order.map_or("schedule", |order| &order.actor);
+        let now = desk.moment.unix();
+        let next = self.leaf.begun(id.clone(), cause, actor, &ca.sha256, now);
+        self.advance(desk, next)?;
+        if !matches!(cause, Cause::Ordered | Cause::IssuerChanged) {
+            self.facts.issued.push_back(desk.moment.boot);
+        }
+        // One that was ordered a moment ago is carried out by this one, whatever it began for.
+        if let Some(order) = self.leaf_order.as_mut().filter(|order| order.is_waiting()) {
+            order.rotation = Some(id);
+        }
+        Ok(())
+    }
+
+    fn make_key(&self, state: &State, algorithm: Algorithm) -> Result<(), StepError> {
+        let Some(rotation) = &state.rotation else {
+            return Ok(());
+        };
+        // What a crash left under this id was never certified.
+        let key = PrivateKey::generate(algorithm)?;
+        Ok(self
+            .custody
+            .put(Blob::LeafKey(&rotation.id), &key.to_pem())?)
+    }
+
+    fn draw_serial(&mut self, desk: &mut Desk<'_>) -> Result<(), StepError> {
+        let next = self.leaf.keyed(Serial::random().to_string());
+        self.advance(desk, next)?;
+        self.facts.serial_fresh = true;
+        Ok(())
+    }
+
+    fn sign(&mut self, desk: &mut Desk<'_>, state: &State) -> Result<(), StepError> {
+        let lost = || StepError::Lost("the key of the rotation");
+        let rotation = state.rotation.as_ref().ok_or_else(lost)?;
+        let serial = rotation.serial.as_ref().and_then(|text| text.parse().ok());
+        let serial = serial.ok_or(StepError::Lost("the serial number"))?;
+        let key = load_key(&self.custody, &rotation.id).ok_or_else(lost)?;
+        let Some((_, signer)) = &self.signer else {
+            return Err(StepError::Lost("a CA"));
+        };
+        let profile = ServerProfile {
+            tunnel_domain: self.config.domain.clone(),
+            extra_names: self.config.server_certificate.extra_names.clone(),
+            lifetime: self.config.server_certificate.lifetime,
+        };
+        // From here on the serial number counts as used.
+        self.facts.serial_fresh = false;
+        let pair = signer.issue(&profile, key, serial, desk.moment.wall)?;
+        let blob = Blob::LeafCertificate(&rotation.id);
+        self.custody.put(blob, &pair.chain_pem())?;
+        self.signed(desk, state, pair)
+    }
+
+    fn take_certificate(&mut self, desk: &mut Desk<'_>, state: &State) -> Result<(), StepError> {
+        let lost = || StepError::Lost("the certificate of the rotation");
+        let rotation = state.rotation.as_ref().ok_or_else(lost)?;
+        let key = load_key(&self.custody, &rotation.id).ok_or_else(lost)?;
+        let pair = load_certificate(&self.custody, &rotation.id, &key).ok_or_else(lost)?;
+        self.signed(desk, state, pair)
+    }
+
+    fn signed(
+        &mut self,
+        desk: &mut Desk<'_>,
+        state: &State,
+        pair: CertifiedKey,
+    ) -> Result<(), StepError> {
+        let Some(rotation) = &state.rotation else {
+            return Ok(());
+        };
+        let leaf = describe(&rotation.id, &pair, &rotation.issuer, desk.moment);
+        self.advance(desk, state.signed(leaf))?;
+        self.pairs.insert(rotation.id.clone(), pair);
+        Ok(())
+    }
+
+    /// Checks as a peer would; [`Linted`] is what may be published.
+    pub(super) fn check(&mut self, leaf: &Leaf, moment: Moment) -> Result<Linted, StepError> {
+        let pair = self.load_pair(leaf).cloned();
+        let pair = pair.ok_or(StepError::Lost("the server certificate"))?;
+        let ca = self.certificate_of(&leaf.issuer);
+        let ca = ca.ok_or(StepError::Lost("the CA of the server certificate"))?;
+        lint_leaf(&self.config, &pair, ca, leaf, moment.wall)
+    }
+
+    fn publish(&mut self, desk: &mut Desk<'_>, state: &State) -> Result<(), StepError> {
+        let leaf = in_flight(state)?.clone();
+        // What was in force before is taken back as it is, whatever its dates say meanwhile.
+        let linted = self.check_form(&leaf, desk.moment)?;
+        self.send(desk, &leaf, &linted);
+        self.advance(desk, state.published())?;
+        self.facts.published_at = Some(desk.moment.boot);
+        let named = self.leaf.blobs();
+        self.pairs.retain(|id, _| named.contains(&id.as_str()));
+        tracing::info!(
+            tunnel = self.name,
+            generation = leaf.generation,
+            leaf_sha256 = leaf.sha256,
+            serial = leaf.serial,
+            not_after = leaf.not_after,
+            "server certificate published"
+        );
+        Ok(())
+    }
+
+    /// After a start: the same leaf in the same generation.
+    fn republish(&mut self, desk: &mut Desk<'_>) -> Result<(), StepError> {
+        let Some(leaf) = self.leaf.serving.clone() else {
+            return Ok(());
+        };
+        let linted = self.check_form(&leaf, desk.moment)?;
+        self.send(desk, &leaf, &linted);
+        self.facts.published_at = Some(desk.moment.boot);
+        Ok(())
+    }
+
+    /// As [`check`](Self::check), on a day on which all dates were good: a certificate that was in
+    /// force stays in force when it expires, and whether it is still taken is for the peers to say.
+    fn check_form(&mut self, leaf: &Leaf, moment: Moment) -> Result<Linted, StepError> {
+        let then = leaf
+            .issued_at
+            .clamp(leaf.not_before, leaf.not_after.max(leaf.not_before));
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(then);
+        let moment = Moment {
+            wall: then,
+            ..moment
+        };
+        self.check(leaf, moment)
+    }
+
+    /// Puts a leaf into the files and on the board.
+    fn send(&mut self, desk: &mut Desk<'_>, leaf: &Leaf, linted: &Linted) {
+        let credential = Arc::new(self.credential(leaf, linted));
+        self.write_files(leaf, &credential);
+        self.publication.credential = Some(credential);
+        self.show(desk);
+    }
+
+    fn adopt(
+        &mut self,
+        desk: &mut Desk<'_>,
+        state: &State,
+        missing: &[String],
+    ) -> Result<(), StepError> {
+        let Some(rotation) = &state.rotation else {
+            return Ok(());
+        };
+        let generation = state.serving.as_ref().map_or(0, |leaf| leaf.generation);
+        self.advance(desk, state.adopted())?;
+        self.leaf_pace.reset();
+        let (outcome, detail) = if missing.is_empty() {
+            let detail = format!("generation {generation} is in force at every connected proxy");
+            (OperationState::Done, detail)
+        } else {
+            let missing = missing.join(", ");
+            let detail = format!("done, but these replicas have not acknowledged: {missing}");
+            (OperationState::Failed, detail)
+        };
+        self.end_leaf_order(desk, &rotation.id, outcome, detail);
+        Ok(())
+    }
+
+    /// Keys first: see [`Tunnel::perform_ca`]'s retirement.
+    fn retire_kept(&mut self, desk: &mut Desk<'_>, state: &State) -> Result<(), StepError> {
+        let blobs: Vec<Blob<'_>> = state
+            .kept
+            .iter()
+            .flat_map(|leaf| [Blob::LeafKey(&leaf.id), Blob::LeafCertificate(&leaf.id)])
+            .collect();
+        self.custody.destroy(&blobs)?;
+        for leaf in &state.kept {
+            self.pairs.remove(&leaf.id);
+        }
+        Ok(self.advance(desk, state.retired())?)
+    }
+
+    fn restore(
+        &mut self,
+        desk: &mut Desk<'_>,
+        state: &State,
+        id: &str,
+        cause: Cause,
+        above: u64,
+    ) -> Result<(), StepError> {
+        let mut leaves = state.kept.iter().chain(&state.serving);
+        let leaf = leaves.find(|leaf| leaf.id == id).cloned();
+        let leaf = leaf.ok_or(StepError::Lost("the earlier server certificate"))?;
+        tracing::warn!(
+            tunnel = self.name,
+            ?cause,
+            leaf_sha256 = leaf.sha256,
+            "earlier server certificate restored"
+        );
+        let above = above.max(self.facts.floor);
+        let now = desk.moment.unix();
+        let next = state.restored(leaf, cause, "schedule", above, now);
+        self.advance(desk, next)?;
+        if cause == Cause::Refused {
+            self.leaf_pace.fail(desk.moment.boot);
+            let why = "every proxy refused the new certificate; the earlier one is back".to_owned();
+            self.trouble("refusal", why.clone());
+            if let Some(rotation) = &state.rotation {
+                self.end_leaf_order(desk, &rotation.id, OperationState::Failed, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that the rotation is given up; what it made in custody goes.
+    fn abandon(&mut self, desk: &mut Desk<'_>, why: &str, class: &str) -> Result<(), StepError> {
+        let Some(rotation) = self.leaf.rotation.clone() else {
+            return Ok(());
+        };
+        let next = self.leaf.abandoned();
+        let mut entry = entry(&next, &self.leaf);
+        "abandoned".clone_into(&mut entry.phase);
+        entry.error_class = Some(class.to_owned());
+        desk.record(&self.name, Kind::ServerCertificate, entry)?;
+        self.leaf = next;
+        let detail = format!("given up: {why}");
+        self.end_leaf_order(desk, &rotation.id, OperationState::Failed, detail);
+        if !self.leaf.blobs().contains(&rotation.id.as_str()) {
+            let id = &rotation.id;
+            self.custody
+                .destroy(&[Blob::LeafKey(id), Blob::LeafCertificate(id)])?;
+        }
+        Ok(())
+    }
+
+    /// A step was not done.
+    fn fail(&mut self, desk: &mut Desk<'_>, error: &StepError) {
+        let text = format!("server certificate: {}", error.chain());
+        self.leaf_pace.fail(desk.moment.boot);
+        self.trouble("server certificate", text.clone());
+        // A full disk may have space again; everything else is better begun anew.
+        if !matches!(error, StepError::Disk(_))
+            && let Err(error) = self.abandon(desk, &text, error.class())
+        {
+            self.trouble("journal", error.chain());
+        }
+    }
+
+    pub(super) fn advance(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
+        let entry = entry(&next, &self.leaf);
+        desk.record(&self.name, Kind::ServerCertificate, entry)?;
+        self.leaf = next;
+        Ok(())
+    }
+
+    /// The pair of a leaf, from custody the first time.
+    pub(super) fn load_pair(&mut self, leaf: &Leaf) -> Option<&CertifiedKey> {
+        if !self.pairs.contains_key(&leaf.id) {
+            let key = load_key(&self.custody, &leaf.id)?;
+            let pair = load_certificate(&self.custody, &leaf.id, &key)?;
+            if pair.certificate().fingerprint().to_string() != leaf.sha256 {
+                return None;
+            }
+            self.pairs.insert(leaf.id.clone(), pair);
+        }
+        self.pairs.get(&leaf.id)
+    }
+}
+
+/// The rules of the far end, and our own for what we issued.
+pub(super) fn lint_leaf(
+    config: &TunnelConfig,
+    pair: &CertifiedKey,
+    ca: &pki::Certificate,
+    leaf: &Leaf,
+    now: SystemTime,
+) -> Result<Linted, StepError> {
+    // A change of the configuration does not make a bad one of the certificate in force.
+    let life = Duration::from_secs(leaf.not_after.saturating_sub(leaf.issued_at));
+    let expectation = Expectation {
+        tunnel_domain: config.domain.clone(),
+        lifetime: config.server_certificate.lifetime.max(life),
+        algorithm: pair.key().algorithm(),
+    };
+    let origin = if leaf.foreign {
+        Origin::Foreign
+    } else {
+        Origin::Ours
+    };
+    lint(pair, ca, &expectation, now, origin).map_err(|findings| {
+        let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        StepError::Lint(texts.join("; "))
+    })
+}
+
+/// What a state says of a certificate that was signed or taken up now.
+pub(super) fn describe(id: &str, pair: &CertifiedKey, issuer: &str, moment: Moment) -> Leaf {
+    let certificate = pair.certificate();
+    let validity = certificate.validity();
+    Leaf {
+        id: id.to_owned(),
+        sha256: certificate.fingerprint().to_string(),
+        serial: certificate.serial().to_string(),
+        issuer: issuer.to_owned(),
+        issued_at: moment.unix(),
+        not_before: validity.not_before_unix(),
+        not_after: validity.not_after_unix(),
+        rekey_at: unix(validity.rekey_at(moment.wall, certificate.serial())),
+        page_at: unix(validity.hard_zone(moment.wall)),
+        generation: 0,
+        foreign: false,
+    }
+}
+
+fn issuer(ca: &crate::rotation::authority::Ca) -> Issuer {
+    let life = ca.not_after.saturating_sub(ca.not_before);
+    let margin = if life < 2 * CA_MARGIN { 0 } else { CA_MARGIN };
+    Issuer {
+        sha256: ca.sha256.clone(),
+        last_second: ca.not_after.saturating_sub(margin),
+    }
+}
+
+/// Whether the certificate has every configured name. Its wildcard was checked when it was taken.
+fn has_names(config: &TunnelConfig, pair: &CertifiedKey) -> bool {
+    let certificate = pair.certificate();
+    let mut names = config.server_certificate.extra_names.iter();
+    names.all(|name| {
+        let address = name.parse().ok();
+        certificate.dns_names().contains(name)
+            || address.is_some_and(|address| certificate.addresses().contains(&address))
+    })
+}
+
+fn in_flight(state: &State) -> Result<&Leaf, StepError> {
+    state
+        .rotation
+        .as_ref()
+        .and_then(|rotation| rotation.leaf.as_ref())
+        .ok_or(StepError::Lost("the certificate of the rotation"))
+}
+
+fn load_key(custody: &Custody, id: &str) -> Option<PrivateKey> {
+    let text = custody.read(Blob::LeafKey(id)).ok()??;
+    PrivateKey::from_pem(&text).ok()
+}
+
+/// The certificate of `key`; `None` if it is another key's.
+fn load_certificate(custody: &Custody, id: &str, key: &PrivateKey) -> Option<CertifiedKey> {
+    let text = custody.read(Blob::LeafCertificate(id)).ok()??;
+    let pair = CertifiedKey::from_pem(&text, &key.to_pem()).ok()?;
+    (pair.certificate().public_key() == key.public_key()).then_some(pair)
+}
+
+/// The record of a step from `old` to `next`.
+pub(super) fn entry(next: &State, old: &State) -> Entry {
+    let rotation = next.rotation.as_ref().or(old.rotation.as_ref());
+    let leaf = rotation.and_then(|rotation| rotation.leaf.as_ref());
+    let serving = old
+        .serving
+        .as_ref()
+        .filter(|serving| leaf.is_none_or(|leaf| leaf.sha256 != serving.sha256));
+    let replaced = serving.or(next.kept.first());
+    Entry {
+        rotation_id: rotation
+            .map(|rotation| rotation.id.clone())
+            .unwrap_or_default(),
+        phase: next.phase().to_owned(),
+        reason: rotation
+            .and_then(|rotation| serde_json::to_value(rotation.cause).ok())
+            .and_then(|cause| cause.as_str().map(str::to_owned))
+            .unwrap_or_default(),
+        actor: rotation
+            .map(|rotation| rotation.actor.clone())
+            .unwrap_or_default(),
+        old_ref: replaced.map(|leaf| leaf.sha256.clone()),
+        new_ref: leaf
+            .or(next.serving.as_ref())
+            .map(|leaf| leaf.sha256.clone()),
+        attempts: 1,
+        deadline_wall: rotation.map(|rotation| rotation.began + crate::rotation::HARD_DEADLINE),
+        state: serde_json::to_value(next).unwrap_or_default(),
+        ..Entry::default()
+    }
+}

@@ -1,0 +1,202 @@
+//! The loop that keeps every tunnel's credentials: observe, decide, record, do one step, publish.
+//!
+//! What to do is decided by [`crate::rotation`]; this module does it. A turn works off everything that
+//! can be done now and never waits: it ends in a publication, a status and the time of the next turn.
+//! Turns run on a thread for blocking work, because they sync files.
+//!
+//! A step that fails is tried again later, more and more rarely; meanwhile what was published stays
+//! published, and the status says what is wrong.
+
+mod ca;
+mod files;
+mod leaf;
+mod orders;
+mod recover;
+mod report;
+mod tunnel;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use process::{Clock, Failure, Tasks};
+use tokio::sync::mpsc;
+
+use self::orders::Operations;
+use self::tunnel::{Desk, Tunnel};
+use crate::board::{Board, Request};
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::journal::Journal;
+use crate::time::Doubt;
+
+/// A turn is due at least this often, so that a suspended machine renews soon after it wakes up.
+const TICK: Duration = Duration::from_secs(30);
+/// Orders that are taken into one turn.
+const ORDERS: usize = 256;
+
+/// Keeps the credentials of all tunnels.
+pub struct Rotator {
+    clock: Arc<dyn Clock>,
+    engine: Engine,
+}
+
+impl std::fmt::Debug for Rotator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rotator").finish_non_exhaustive()
+    }
+}
+
+/// The time of a turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) wall: SystemTime,
+    pub(crate) boot: Duration,
+    /// The wall clock cannot be believed.
+    pub(crate) suspect: bool,
+}
+
+impl Moment {
+    /// Whole Unix seconds.
+    pub(crate) fn unix(&self) -> u64 {
+        unix(self.wall)
+    }
+}
+
+/// Whole Unix seconds; 0 before 1970.
+pub(crate) fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+impl Rotator {
+    /// Takes the state directory and the stores, reads the journal, and takes up a CA and a server
+    /// certificate that another tool left in a store. Nothing is issued and nothing published yet.
+    ///
+    /// # Errors
+    ///
+    /// Another daemon has them, they cannot be written, or what is there cannot be used; exit code 78.
+    pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
+        let moment = Moment {
+            wall: clock.wall(),
+            boot: clock.boot(),
+            suspect: false,
+        };
+        let engine = Engine::open(config, &Disk::default(), moment)?;
+        Ok(Self { clock, engine })
+    }
+
+    /// Runs until the stop. The first publication follows at once.
+    ///
+    /// # Errors
+    ///
+    /// A turn panicked.
+    pub async fn run(
+        self,
+        board: Board,
+        mut requests: mpsc::Receiver<Request>,
+        tasks: Tasks,
+    ) -> Result<(), Failure> {
+        let Self { clock, mut engine } = self;
+        let mut replicas = board.replicas.subscribe();
+        let mut orders = Vec::new();
+        loop {
+            let (wall, boot) = (clock.wall(), clock.boot());
+            let board = board.clone();
+            let turn = tokio::task::spawn_blocking(move || {
+                let pause = engine.turn(&board, orders, wall, boot);
+                (engine, pause)
+            });
+            let pause;
+            (engine, pause) = turn
+                .await
+                .map_err(|error| Failure::internal("a turn failed").caused_by(&error))?;
+            orders = Vec::new();
+            tokio::select! {
+                () = tasks.stopping() => return Ok(()),
+                count = requests.recv_many(&mut orders, ORDERS) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                }
+                changed = replicas.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// Everything but the waiting.
+pub(crate) struct Engine {
+    journal: Journal,
+    doubt: Doubt,
+    operations: Operations,
+    tunnels: BTreeMap<String, Tunnel>,
+}
+
+impl Engine {
+    pub(crate) fn open(config: &Config, disk: &Disk, moment: Moment) -> Result<Self, Failure> {
+        let mut journal = Journal::open_on(&config.state, disk.clone())?;
+        let newest = journal.newest();
+        let doubt = Doubt::since(newest, journal.boot_id(), moment.wall, moment.boot);
+        let group = config.control.group.as_ref();
+        let group = group.map(crate::config::Group::resolve).transpose()?;
+        let mut tunnels = BTreeMap::new();
+        for (name, tunnel) in &config.tunnels {
+            let place = recover::Place {
+                name,
+                state: &config.state,
+                group,
+                disk,
+            };
+            let tunnel = recover::open(&place, tunnel, &mut journal, moment)?;
+            tunnels.insert(name.clone(), tunnel);
+        }
+        Ok(Self {
+            journal,
+            doubt,
+            operations: Operations::default(),
+            tunnels,
+        })
+    }
+
+    /// One turn; gives how long nothing more will be due.
+    pub(crate) fn turn(
+        &mut self,
+        board: &Board,
+        requests: Vec<Request>,
+        wall: SystemTime,
+        boot: Duration,
+    ) -> Duration {
+        let moment = Moment {
+            wall,
+            boot,
+            suspect: self.doubt.is_suspect(wall, boot),
+        };
+        let mut desk = Desk {
+            journal: &mut self.journal,
+            operations: &mut self.operations,
+            board,
+            moment,
+        };
+        // One publication first: an order must not delay what proxies wait for after a start.
+        for request in requests {
+            orders::take(&mut self.tunnels, &mut desk, request);
+        }
+        let mut pause = TICK;
+        for tunnel in self.tunnels.values_mut() {
+            pause = pause.min(tunnel.turn(&mut desk));
+        }
+        let status = report::status(&self.tunnels, &self.operations, board, moment);
+        board.status.send_replace(Arc::new(status));
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! Orders: taken or refused at once, then followed to their end.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use pki::{ClientProfile, Serial};
+
+use super::Moment;
+use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
+use crate::board::{Order, Refusal, Request};
+use crate::journal::{Entry, Kind};
+use crate::rotation::Witness;
+use crate::status::{Operation, OperationState};
+
+/// Operations that the status shows.
+const SHOWN: usize = 64;
+
+/// An order that was taken, as the tunnel remembers it.
+#[derive(Debug)]
+pub(super) struct Ordered {
+    /// Id of the operation.
+    pub(super) operation: String,
+    /// Who asked.
+    pub(super) actor: String,
+    /// Id of the rotation that carries it out, once it has begun.
+    pub(super) rotation: Option<String>,
+}
+
+impl Ordered {
+    /// Whether nothing has begun for it.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.rotation.is_none()
+    }
+}
+
+/// The last operations, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Operations {
+    list: VecDeque<Operation>,
+}
+
+impl Operations {
+    pub(super) fn list(&self) -> Vec<Operation> {
+        self.list.iter().cloned().collect()
+    }
+
+    fn add(&mut self, operation: Operation) {
+        // One that runs stays in sight.
+        if self.list.len() >= SHOWN
+            && let Some(oldest) = self
+                .list
+                .iter()
+                .position(|operation| operation.state != OperationState::Running)
+        {
+            self.list.remove(oldest);
+        }
+        self.list.push_back(operation);
+    }
+
+    pub(super) fn end(&mut self, id: &str, state: OperationState, detail: String, now: u64) {
+        let mut operations = self.list.iter_mut();
+        if let Some(operation) = operations.find(|operation| operation.id == id) {
+            tracing::info!(
+                operation = id,
+                what = operation.what,
+                tunnel = operation.tunnel,
+                actor = operation.actor,
+                done = state == OperationState::Done,
+                detail,
+                "operation ended"
+            );
+            operation.state = state;
+            operation.detail = detail;
+            operation.ended = Some(now);
+        }
+    }
+}
+
+/// Takes or refuses an order, and answers.
+pub(super) fn take(tunnels: &mut BTreeMap<String, Tunnel>, desk: &mut Desk<'_>, request: Request) {
+    let Request {
+        order,
+        actor,
+        answer,
+    } = request;
+    let name = match &order {
+        Order::RotateServerCertificate { tunnel }
+        | Order::RotateCa { tunnel, .. }
+        | Order::IssueClient { tunnel, .. } => tunnel,
+    };
+    let outcome = match tunnels.get_mut(name) {
+        Some(tunnel) => tunnel.order(desk, order, &actor),
+        None => Err(refusal(
+            format!("there is no tunnel {name:?}"),
+            format!(
+                "configured are: {}",
+                tunnels.keys().cloned().collect::<Vec<_>>().join(", ")
+            ),
+        )),
+    };
+    // Whoever asked may have gone; the order stands.
+    let _ = answer.send(outcome);
+}
+
+impl Tunnel {
+    fn order(
+        &mut self,
+        desk: &mut Desk<'_>,
+        order: Order,
+        actor: &str,
+    ) -> Result<Operation, Refusal> {
+        match order {
+            Order::RotateServerCertificate { .. } => {
+                if let Some(running) = &self.leaf_order {
+                    return Err(already(running));
+                }
+                let operation = self.open_operation(desk, "rotate server-certificate", actor);
+                self.leaf_order = Some(ordered(&operation));
+                // Somebody is there and wants to see what is wrong now.
+                self.leaf_pace.reset();
+                Ok(operation)
+            }
+            Order::RotateCa { trusted, .. } => {
+                self.refuse_switch(desk.moment, trusted)?;
+                let operation = self.open_operation(desk, "rotate ca", actor);
+                self.ca_order = Some(ordered(&operation));
+                self.ca_pace.reset();
+                self.leaf_pace.reset();
+                Ok(operation)
+            }
+            Order::IssueClient {
+                name,
+                csr,
+                lifetime_seconds,
+                ..
+            } => {
+                let profile = ClientProfile {
+                    name,
+                    lifetime: std::time::Duration::from_secs(lifetime_seconds),
+                };
+                self.issue_client(desk, &profile, &csr, actor)
+            }
+        }
+    }
+
+    /// Everything that speaks against a switch of the CA.
+    fn refuse_switch(&self, moment: Moment, trusted: bool) -> Result<(), Refusal> {
+        if let Some(running) = &self.ca_order {
+            return Err(already(running));
+        }
+        if self.ca.switch.is_some() {
+            return Err(refusal(
+                "the last switch of the CA is not over".to_owned(),
+                if moment.suspect {
+                    "set the clock right; an hour after its jump the switch ends by itself"
+                } else {
+                    "see in: keyward status, which proxies have not followed, and restart or stop them"
+                }
+                .to_owned(),
+            ));
+        }
+        let Some(standby) = &self.ca.standby else {
+            return Err(refusal(
+                "the standby CA is not made yet".to_owned(),
+                "see the alarms in: keyward status".to_owned(),
+            ));
+        };
+        if !trusted {
+            return Err(refusal(
+                format!(
+                    "nobody says that the verifiers trust the standby CA, sha256 {}",
+                    standby.sha256
+                ),
+                format!(
+                    "give them {} beside the CA that they have, then repeat with --trusted",
+                    self.config.store.join("ca-next.crt").display()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn issue_client(
+        &mut self,
+        desk: &mut Desk<'_>,
+        profile: &ClientProfile,
+        request: &str,
+        actor: &str,
+    ) -> Result<Operation, Refusal> {
+        if self.config.client_ca.is_none() {
+            return Err(refusal(
+                format!("tunnel {} has no client CA", self.name),
+                format!(
+                    "write client_ca: {{}} under tunnels.{} and restart the daemon",
+                    self.name
+                ),
+            ));
+        }
+        let issued = self.sign_client(desk, profile, request, actor);
+        let certificate = issued.map_err(|error| {
+            refusal(
+                error.chain(),
+                "check name, request and lifetime, and the alarms in: keyward status".to_owned(),
+            )
+        })?;
+        let mut operation = self.open_operation(desk, "issue-client", actor);
+        operation.certificate = Some(certificate);
+        operation.state = OperationState::Done;
+        operation.detail = format!("issued for {}", profile.name);
+        operation.ended = Some(operation.began);
+        // The certificate goes to whoever asked; the list is for everybody.
+        let (state, detail) = (operation.state, operation.detail.clone());
+        desk.operations
+            .end(&operation.id, state, detail, operation.began);
+        Ok(operation)
+    }
+
+    fn sign_client(
+        &mut self,
+        desk: &mut Desk<'_>,
+        profile: &ClientProfile,
+        request: &str,
+        actor: &str,
+    ) -> Result<String, StepError> {
+        self.load_client_signer(desk.moment)?;
+        let Some((_, signer)) = &self.client_signer else {
+            return Err(StepError::Lost("the client CA"));
+        };
+        // A bad request leaves no record: that would be a way to fill the disk.
+        let certificate =
+            signer.issue_client(profile, request, Serial::random(), desk.moment.wall)?;
+        let entry = Entry {
+            rotation_id: fresh_id(desk.moment),
+            phase: "issued".to_owned(),
+            reason: format!("issue-client, serial {}", certificate.serial()),
+            actor: actor.to_owned(),
+            new_ref: Some(certificate.fingerprint().to_string()),
+            attempts: 1,
+            state: serde_json::to_value(&self.client_ca).unwrap_or_default(),
+            ..Entry::default()
+        };
+        desk.record(&self.name, Kind::ClientCa, entry)?;
+        Ok(certificate.to_pem())
+    }
+
+    fn open_operation(&self, desk: &mut Desk<'_>, what: &str, actor: &str) -> Operation {
+        let operation = Operation {
+            id: fresh_id(desk.moment),
+            what: what.to_owned(),
+            tunnel: self.name.clone(),
+            actor: actor.to_owned(),
+            state: OperationState::Running,
+            detail: "taken".to_owned(),
+            began: desk.moment.unix(),
+            ended: None,
+            certificate: None,
+        };
+        desk.operations.add(operation.clone());
+        operation
+    }
+
+    /// Ends the order for a rotation of the server certificate, if it belongs to this one.
+    pub(super) fn end_leaf_order(
+        &mut self,
+        desk: &mut Desk<'_>,
+        rotation: &str,
+        state: OperationState,
+        detail: String,
+    ) {
+        let is_its = |ordered: &mut Ordered| ordered.rotation.as_deref() == Some(rotation);
+        if let Some(ordered) = self.leaf_order.take_if(is_its) {
+            let now = desk.moment.unix();
+            desk.operations.end(&ordered.operation, state, detail, now);
+        }
+    }
+
+    /// Ends orders that cannot be carried out now, or for too long.
+    pub(super) fn settle_orders(&mut self, desk: &mut Desk<'_>, witnesses: &[Witness]) {
+        let (now, boot) = (desk.moment.unix(), desk.moment.boot);
+        let failed = OperationState::Failed;
+        if self.leaf_pace.is_on(boot)
+            && let Some(ordered) = self.leaf_order.take()
+        {
+            let detail = self.troubles();
+            desk.operations.end(&ordered.operation, failed, detail, now);
+        }
+        if (self.ca_pace.is_on(boot) || self.leaf_pace.is_on(boot))
+            && let Some(ordered) = self.ca_order.take()
+        {
+            let detail = self.troubles();
+            desk.operations.end(&ordered.operation, failed, detail, now);
+        }
+        let generation = self.leaf.serving.as_ref().map_or(0, |leaf| leaf.generation);
+        let mut missing = witnesses
+            .iter()
+            .filter(|witness| witness.acked < generation)
+            .map(|witness| witness.name.as_str())
+            .peekable();
+        if self.leaf.rotation.is_none()
+            && self.is_overdue(boot)
+            && missing.peek().is_some()
+            && let Some(ordered) = self.ca_order.take_if(|ordered| !ordered.is_waiting())
+        {
+            let missing: Vec<&str> = missing.collect();
+            let detail = format!(
+                "switched, but these replicas have not acknowledged: {}; the old CA key is kept until they have",
+                missing.join(", ")
+            );
+            desk.operations.end(&ordered.operation, failed, detail, now);
+        }
+    }
+
+    fn troubles(&self) -> String {
+        let troubles: Vec<&str> = self.facts.troubles.values().map(String::as_str).collect();
+        if troubles.is_empty() {
+            "it failed".to_owned()
+        } else {
+            troubles.join("; ")
+        }
+    }
+}
+
+fn ordered(operation: &Operation) -> Ordered {
+    Ordered {
+        operation: operation.id.clone(),
+        actor: operation.actor.clone(),
+        rotation: None,
+    }
+}
+
+fn already(running: &Ordered) -> Refusal {
+    refusal(
+        format!("it is already running as operation {}", running.operation),
+        "follow that one, or wait until it has ended".to_owned(),
+    )
+}
+
+fn refusal(what: String, next: String) -> Refusal {
+    Refusal { what, next }
+}

@@ -1,0 +1,157 @@
+//! What everybody may know.
+
+use std::collections::BTreeMap;
+
+use control::Resource;
+use pki::Certificate;
+use process::BUILD;
+
+use super::orders::Operations;
+use super::tunnel::Tunnel;
+use super::{Moment, unix};
+use crate::board::{Board, Replica};
+use crate::rotation::authority;
+use crate::status::{CertificateStatus, ReplicaStatus, Rotations, Status, TunnelStatus};
+
+pub(super) fn status(
+    tunnels: &BTreeMap<String, Tunnel>,
+    operations: &Operations,
+    board: &Board,
+    moment: Moment,
+) -> Status {
+    let replicas = board.replicas.borrow();
+    Status {
+        build: BUILD.to_owned(),
+        at: moment.unix(),
+        time_suspect: moment.suspect,
+        tunnels: tunnels
+            .iter()
+            .map(|(name, tunnel)| (name.clone(), tunnel.status(board, moment)))
+            .collect(),
+        replicas: replicas
+            .iter()
+            .map(|(name, replica)| (name.clone(), replica_status(replica)))
+            .collect(),
+        operations: operations.list(),
+    }
+}
+
+impl Tunnel {
+    fn status(&self, board: &Board, moment: Moment) -> TunnelStatus {
+        let serving = self.leaf.serving.as_ref();
+        let ca = |ca: &Option<authority::Ca>| {
+            let ca = ca.as_ref().and_then(|ca| self.certificate(ca));
+            ca.map(certificate_status)
+        };
+        TunnelStatus {
+            domain: self.config.domain.clone(),
+            provider: "static".to_owned(),
+            generation: serving.map_or(0, |leaf| leaf.generation),
+            lowest: 0,
+            server_certificate: serving
+                .and_then(|leaf| self.pairs.get(&leaf.id))
+                .map(|pair| certificate_status(pair.certificate())),
+            phase: self.leaf.phase().to_owned(),
+            renew_at: serving.map(|leaf| leaf.rekey_at),
+            ca: ca(&self.ca.active),
+            standby_ca: ca(&self.ca.standby),
+            client_ca: ca(&self.client_ca.active),
+            ca_key_unsealed: true,
+            alarms: self.alarms(board, moment),
+            rotations: Rotations {
+                server_certificate: self.leaf.done,
+                ca: self.ca.done,
+            },
+        }
+    }
+
+    fn alarms(&self, board: &Board, moment: Moment) -> Vec<String> {
+        let now = moment.unix();
+        let lifetime = self.config.server_certificate.lifetime.as_secs();
+        let mut alarms = authority::alarms(&self.ca, now, lifetime);
+        if let Some(ca) = &self.client_ca.active
+            && ca.not_after.saturating_sub(now) < 30 * 86_400
+        {
+            let days = ca.not_after.saturating_sub(now) / 86_400;
+            alarms.push(format!("the client CA ends in {days} days"));
+        }
+        alarms.extend(self.facts.conflict.clone());
+        alarms.extend(self.facts.troubles.values().cloned());
+        match &self.leaf.serving {
+            Some(leaf) if now > leaf.not_after => {
+                alarms.push("the server certificate has expired".to_owned());
+            }
+            Some(leaf) if now >= leaf.page_at => {
+                let hours = leaf.not_after.saturating_sub(now) / 3600;
+                alarms.push(format!("the server certificate ends in {hours} hours"));
+            }
+            _ => {}
+        }
+        if moment.suspect {
+            alarms.push(
+                "the wall clock jumped: nothing is destroyed until it has run straight for an hour"
+                    .to_owned(),
+            );
+        }
+        let generation = self.leaf.serving.as_ref().map_or(0, |leaf| leaf.generation);
+        if self.is_overdue(moment.boot) {
+            let replicas = board.replicas.borrow();
+            for (name, replica) in replicas.iter() {
+                let acked = acked(replica, &self.name);
+                let counts = replica.connected
+                    && replica.role == control::Role::Proxy
+                    && replica.tunnels.contains(&self.name);
+                if counts && acked < generation {
+                    alarms.push(format!(
+                        "{name} has not acknowledged generation {generation}, but {acked}"
+                    ));
+                }
+            }
+        }
+        alarms
+    }
+}
+
+fn acked(replica: &Replica, tunnel: &str) -> u64 {
+    let key = (tunnel.to_owned(), Resource::Credential);
+    replica.acks.get(&key).copied().unwrap_or_default()
+}
+
+fn replica_status(replica: &Replica) -> ReplicaStatus {
+    // A connector is sent the token alone, a proxy is judged by its credential.
+    let resource = match replica.role {
+        control::Role::Proxy => Resource::Credential,
+        control::Role::Connector => Resource::Tunnel,
+    };
+    let of_resource = |key: &&(String, Resource)| key.1 == resource;
+    ReplicaStatus {
+        role: replica.role,
+        build: replica.build.clone(),
+        connected: replica.connected,
+        last_heard: unix(replica.last_heard),
+        acked: replica
+            .acks
+            .iter()
+            .filter(|(key, _)| of_resource(key))
+            .map(|(key, generation)| (key.0.clone(), *generation))
+            .collect(),
+        refused: replica
+            .nacks
+            .iter()
+            .filter(|(key, _)| of_resource(key))
+            .map(|(key, (_, reason))| (key.0.clone(), *reason))
+            .collect(),
+        report: replica.report.clone(),
+    }
+}
+
+fn certificate_status(certificate: &Certificate) -> CertificateStatus {
+    let validity = certificate.validity();
+    CertificateStatus {
+        sha256: certificate.fingerprint().to_string(),
+        serial: certificate.serial().to_string(),
+        not_before: validity.not_before_unix(),
+        not_after: validity.not_after_unix(),
+        pem: certificate.to_pem(),
+    }
+}

@@ -1,0 +1,250 @@
+use super::*;
+
+fn issue_client(name: &str, csr: String, lifetime_seconds: u64) -> Order {
+    Order::IssueClient {
+        tunnel: "main".to_owned(),
+        name: name.to_owned(),
+        csr,
+        lifetime_seconds,
+    }
+}
+
+#[test]
+fn a_switch_of_the_ca_publishes_under_the_standby_and_destroys_the_old_key_after_the_acks() {
+    let world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    world.turn(&mut engine);
+    let before = world.status();
+    let operation = world.rotate_ca(&mut engine);
+    assert_eq!(operation.state, OperationState::Running);
+    let credential = world.credential();
+    let (old, new) = (before.ca.unwrap(), before.standby_ca.unwrap());
+    assert_eq!(
+        credential.ca_certificates,
+        [new.pem.clone(), old.pem.clone()]
+    );
+    assert_eq!(credential.generation, 2);
+    // Nothing is destroyed before the last ack.
+    assert_eq!(
+        world
+            .keys()
+            .iter()
+            .filter(|name| name.starts_with("ca-"))
+            .count(),
+        2
+    );
+    world.ack("a");
+    world.turn(&mut engine);
+    let operation = world.operation(&operation.id);
+    assert_eq!(
+        operation.state,
+        OperationState::Done,
+        "{}",
+        operation.detail
+    );
+    let status = world.status();
+    assert_eq!(status.ca.unwrap().sha256, new.sha256);
+    let next = status.standby_ca.unwrap();
+    assert_eq!(world.stored("ca.crt"), new.pem);
+    assert_eq!(world.stored("ca-next.crt"), next.pem);
+    assert_eq!(status.rotations.ca, 1);
+    // The key of the old one is gone, from the store's earlier sets as well.
+    let keys = world.keys();
+    assert_eq!(
+        keys.iter().filter(|name| name.starts_with("ca-")).count(),
+        2,
+        "{keys:?}"
+    );
+    let key = world.stored("ca.key");
+    for set in std::fs::read_dir(world.path("store")).unwrap() {
+        if let Ok(other) = std::fs::read_to_string(set.unwrap().path().join("ca.key")) {
+            assert!(other == key, "an old CA key is still in the store");
+        }
+    }
+    // Its certificate stays trusted until the next switch, never more than two at a time.
+    for _ in 0..5 {
+        let before = world.status();
+        assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Running);
+        world.ack("a");
+        world.turn(&mut engine);
+        let credential = world.credential();
+        let trusted = &credential.ca_certificates;
+        assert_eq!(
+            *trusted,
+            [before.standby_ca.unwrap().pem, before.ca.unwrap().pem]
+        );
+        let leaf = world.rotate(&mut engine);
+        world.ack("a");
+        world.turn(&mut engine);
+        assert_eq!(world.operation(&leaf.id).state, OperationState::Done);
+        assert_eq!(world.credential().ca_certificates, *trusted);
+    }
+}
+
+#[test]
+fn a_switch_is_refused_until_somebody_says_that_the_standby_is_trusted() {
+    let world = World::new();
+    let mut engine = world.start();
+    let refused = world.order(&mut engine, switch(false)).unwrap_err();
+    let standby = world.status().standby_ca.unwrap();
+    assert!(refused.what.contains(&standby.sha256), "{refused:?}");
+    assert!(refused.next.contains("ca-next.crt"), "{refused:?}");
+    assert!(refused.next.contains("--trusted"), "{refused:?}");
+    assert_eq!(world.credential().generation, 1);
+}
+
+/// F40: one that cannot follow blocks the destruction, not the tunnel.
+#[test]
+fn a_proxy_that_does_not_follow_keeps_the_old_ca_key_and_fails_the_order() {
+    let mut world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    world.connect("mute", 0);
+    world.pass(3);
+    world.turn(&mut engine);
+    let operation = world.rotate_ca(&mut engine);
+    world.ack("a");
+    world.pass(2);
+    world.turn(&mut engine);
+    let ended = world.operation(&operation.id);
+    assert_eq!(ended.state, OperationState::Failed);
+    assert_eq!(
+        ended.detail,
+        "switched, but these replicas have not acknowledged: mute; the old CA key is kept until they have"
+    );
+    assert_eq!(
+        world
+            .keys()
+            .iter()
+            .filter(|name| name.starts_with("ca-"))
+            .count(),
+        2
+    );
+    let refused = world.order(&mut engine, switch(true)).unwrap_err();
+    assert_eq!(refused.what, "the last switch of the CA is not over");
+    // Renewals go on, under the new CA.
+    let renewal = world.rotate(&mut engine);
+    world.ack("a");
+    world.ack("mute");
+    world.turn(&mut engine);
+    assert_eq!(world.operation(&renewal.id).state, OperationState::Done);
+    assert!(world.status().standby_ca.is_some());
+    assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Running);
+}
+
+/// F06
+#[test]
+fn a_hundred_triggers_at_once_are_one_issue() {
+    let world = World::new();
+    let mut engine = world.start();
+    let mut answers = Vec::new();
+    let mut requests = Vec::new();
+    for _ in 0..100 {
+        let (answer, answered) = oneshot::channel();
+        let tunnel = "main".to_owned();
+        requests.push(Request {
+            order: Order::RotateServerCertificate { tunnel },
+            actor: "uid:1000".to_owned(),
+            answer,
+        });
+        answers.push(answered);
+    }
+    world.turn_with(&mut engine, requests);
+    let outcomes: Vec<_> = answers
+        .iter_mut()
+        .map(|answer| answer.try_recv().unwrap())
+        .collect();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    let refused = outcomes.into_iter().find_map(Result::err).unwrap();
+    assert!(
+        refused.what.starts_with("it is already running"),
+        "{refused:?}"
+    );
+    assert_eq!(world.credential().generation, 2);
+}
+
+#[test]
+fn an_order_for_a_tunnel_that_is_not_there_names_those_that_are() {
+    let world = World::new();
+    let mut engine = world.start();
+    let tunnel = "mian".to_owned();
+    let order = Order::RotateServerCertificate { tunnel };
+    let refused = world.order(&mut engine, order).unwrap_err();
+    assert_eq!(refused.what, "there is no tunnel \"mian\"");
+    assert_eq!(refused.next, "configured are: main");
+}
+
+#[test]
+fn a_client_certificate_is_signed_for_a_key_that_stays_where_it_is() {
+    let world = World::with("    client_ca: { lifetime: 30d }\n");
+    let mut engine = world.start();
+    let key = pki::PrivateKey::generate(pki::Algorithm::EcdsaP256).unwrap();
+    let csr = pki::request(&key, "ignored").unwrap();
+    let order = issue_client("agent-1.example.com", csr, HOUR);
+    let operation = world.order(&mut engine, order).unwrap();
+    assert_eq!(operation.state, OperationState::Done);
+    let certificate = Certificate::from_pem(&operation.certificate.unwrap()).unwrap();
+    assert_eq!(certificate.public_key(), key.public_key());
+    assert_eq!(certificate.dns_names(), ["agent-1.example.com"]);
+    assert_eq!(certificate.validity().not_after_unix(), START + HOUR);
+    let ca = Certificate::from_pem(&world.credential().client_ca_certificates[0]).unwrap();
+    assert_eq!(certificate.authority_key_id(), ca.subject_key_id());
+    // The client CA never signs for servers, and the other one never for clients.
+    assert_ne!(ca.to_pem(), world.status().ca.unwrap().pem);
+    // What was issued stands in the journal.
+    let journal = std::fs::read_to_string(world.path("state/journal.jsonl")).unwrap();
+    assert!(journal.contains(&certificate.fingerprint().to_string()));
+    // The client CA is the same after a restart.
+    drop(engine);
+    world.start();
+    let again = Certificate::from_pem(&world.credential().client_ca_certificates[0]).unwrap();
+    assert_eq!(again.fingerprint(), ca.fingerprint());
+}
+
+#[test]
+fn a_client_certificate_is_refused_with_the_reason() {
+    let plain = World::new();
+    let mut engine = plain.start();
+    let key = pki::PrivateKey::generate(pki::Algorithm::EcdsaP256).unwrap();
+    let csr = pki::request(&key, "a").unwrap();
+    let refused = plain
+        .order(&mut engine, issue_client("a", csr.clone(), HOUR))
+        .unwrap_err();
+    assert_eq!(refused.what, "tunnel main has no client CA");
+    let world = World::with("    client_ca: {}\n");
+    let mut engine = world.start();
+    for (name, csr, lifetime, what) in [
+        ("a", "garbage".to_owned(), HOUR, "not a certificate request"),
+        ("not a name", csr.clone(), HOUR, "cannot stand as a name"),
+        ("a", csr, 0, "lifetime"),
+    ] {
+        let refused = world
+            .order(&mut engine, issue_client(name, csr, lifetime))
+            .unwrap_err();
+        assert!(refused.what.contains(what), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_every_proxy_refuses_is_taken_back() {
+    let world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    world.turn(&mut engine);
+    let good = world.credential();
+    let operation = world.rotate(&mut engine);
+    world.nack("a", Reason::NotYetValid);
+    world.turn(&mut engine);
+    let operation = world.operation(&operation.id);
+    assert_eq!(operation.state, OperationState::Failed);
+    assert!(
+        operation.detail.contains("the earlier one is back"),
+        "{}",
+        operation.detail
+    );
+    let back = world.credential();
+    assert_eq!(back.leaf, good.leaf);
+    assert_eq!(back.generation, 3);
+    assert!(!world.status().alarms.is_empty());
+}

@@ -1,0 +1,273 @@
+//! One tunnel: its state, what is loaded of it, and its turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use control::Role;
+use pki::{Authority, Certificate, CertifiedKey, IssueError};
+use thiserror::Error;
+
+use super::orders::{Operations, Ordered};
+use super::{Moment, TICK};
+use crate::board::{Board, Publication};
+use crate::config::TunnelConfig;
+use crate::custody::Custody;
+use crate::disk::DiskError;
+use crate::journal::{Entry, Journal, Kind};
+use crate::rotation::{ISSUES_PER_HOUR, Witness, authority, server_certificate, ulid};
+use crate::served::Served;
+use crate::store::Store;
+
+/// Steps in one turn. A rotation of everything takes about twenty; more is a loop, which ends here.
+const STEPS: usize = 100;
+/// How long proxies have for their acks until an operation ends without them.
+pub(super) const ACK_LIMIT: Duration = Duration::from_secs(2);
+/// Longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// One tunnel.
+pub(super) struct Tunnel {
+    pub(super) name: String,
+    pub(super) config: TunnelConfig,
+    pub(super) custody: Custody,
+    pub(super) store: Store,
+    pub(super) served: Option<Served>,
+    pub(super) leaf: server_certificate::State,
+    pub(super) ca: authority::State,
+    pub(super) client_ca: authority::State,
+    /// CA certificates by id of the rotation that made them.
+    pub(super) certificates: BTreeMap<String, Certificate>,
+    /// The CA in force, ready to sign, by id.
+    pub(super) signer: Option<(String, Authority)>,
+    /// The same for client certificates.
+    pub(super) client_signer: Option<(String, Authority)>,
+    /// Pairs by id.
+    pub(super) pairs: BTreeMap<String, CertifiedKey>,
+    /// What the board has.
+    pub(super) publication: Publication,
+    pub(super) facts: Facts,
+    pub(super) leaf_pace: Pace,
+    pub(super) ca_pace: Pace,
+    pub(super) leaf_order: Option<Ordered>,
+    pub(super) ca_order: Option<Ordered>,
+}
+
+/// What this process knows and the journal does not.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// When the generation in force went out, since boot.
+    pub(super) published_at: Option<Duration>,
+    /// The serial number was drawn by this process and has not been signed with.
+    pub(super) serial_fresh: bool,
+    /// Store and served directory lag behind.
+    pub(super) files_stale: bool,
+    /// Issues that nobody ordered, since boot.
+    pub(super) issued: VecDeque<Duration>,
+    /// Highest generation that a served directory was found with.
+    pub(super) floor: u64,
+    /// The store holds a CA that nobody here made: it is not written.
+    pub(super) conflict: Option<String>,
+    /// The policy has been looked at.
+    pub(super) policy_published: bool,
+    /// Trouble by topic; gone when the topic is well again.
+    pub(super) troubles: BTreeMap<&'static str, String>,
+}
+
+/// How long to leave something alone after it failed.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    failures: u32,
+    until: Option<Duration>,
+}
+
+impl Pace {
+    pub(super) fn is_on(&self, boot: Duration) -> bool {
+        self.until.is_some_and(|until| boot < until)
+    }
+
+    /// Doubles with each failure, from one second on.
+    pub(super) fn fail(&mut self, boot: Duration) {
+        let pause = Duration::from_secs(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        self.until = Some(boot + pause);
+    }
+
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    fn left(&self, boot: Duration) -> Duration {
+        self.until
+            .map_or(TICK, |until| until.saturating_sub(boot))
+            .max(Duration::from_millis(10))
+    }
+}
+
+/// What a turn works with.
+pub(super) struct Desk<'a> {
+    pub(super) journal: &'a mut Journal,
+    pub(super) operations: &'a mut Operations,
+    pub(super) board: &'a Board,
+    pub(super) moment: Moment,
+}
+
+impl Desk<'_> {
+    /// Appends and syncs.
+    pub(super) fn record(
+        &mut self,
+        tunnel: &str,
+        kind: Kind,
+        entry: Entry,
+    ) -> Result<(), DiskError> {
+        let now = (self.moment.wall, self.moment.boot);
+        self.journal.append(tunnel, kind, entry, now)
+    }
+}
+
+/// Why a step was not done.
+#[derive(Debug, Error)]
+pub(super) enum StepError {
+    /// The state cannot be written; everything stays as it is and is tried again.
+    #[error("the state cannot be written")]
+    Disk(#[from] DiskError),
+    /// The CA refuses; the rotation is given up.
+    #[error("no certificate could be issued")]
+    Issue(#[from] IssueError),
+    /// No key could be made; the rotation is given up.
+    #[error("no key could be made")]
+    Key(#[from] pki::KeyError),
+    /// What was issued must not be published; the rotation is given up.
+    #[error("the certificate is refused: {0}")]
+    Lint(String),
+    /// Something is not where the journal says.
+    #[error("{0} is not in custody")]
+    Lost(&'static str),
+}
+
+impl StepError {
+    /// For the journal.
+    pub(super) fn class(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "disk",
+            Self::Issue(_) => "issue",
+            Self::Key(_) => "key",
+            Self::Lint(_) => "lint",
+            Self::Lost(_) => "lost",
+        }
+    }
+
+    /// With its causes, on one line.
+    pub(super) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+}
+
+impl Tunnel {
+    /// Does everything that can be done now; gives how long nothing more will be due.
+    pub(super) fn turn(&mut self, desk: &mut Desk<'_>) -> Duration {
+        let witnesses = self.witnesses(desk.board);
+        let mut pause = TICK;
+        for _ in 0..STEPS {
+            if self.step_ca(desk, &witnesses) {
+                continue;
+            }
+            match self.step_leaf(desk, &witnesses) {
+                None => {}
+                Some(until) => {
+                    pause = Duration::from_secs(until.saturating_sub(desk.moment.unix()));
+                    break;
+                }
+            }
+        }
+        self.settle_orders(desk, &witnesses);
+        self.refresh_files();
+        self.publish_rest(desk);
+        let boot = desk.moment.boot;
+        if self.leaf_pace.is_on(boot) {
+            pause = pause.min(self.leaf_pace.left(boot));
+        }
+        if self.ca_pace.is_on(boot) {
+            pause = pause.min(self.ca_pace.left(boot));
+        }
+        if let Some(published_at) = self.facts.published_at
+            && let Some(left) = (published_at + ACK_LIMIT).checked_sub(boot)
+        {
+            pause = pause.min(left);
+        }
+        pause.clamp(Duration::from_millis(10), TICK)
+    }
+
+    /// The proxies that are connected for this tunnel.
+    fn witnesses(&self, board: &Board) -> Vec<Witness> {
+        let resource = (self.name.clone(), control::Resource::Credential);
+        let replicas = board.replicas.borrow();
+        replicas
+            .iter()
+            .filter(|(_, replica)| {
+                replica.connected
+                    && replica.role == Role::Proxy
+                    && replica.tunnels.contains(&self.name)
+            })
+            .map(|(name, replica)| {
+                let acked = replica.acks.get(&resource).copied().unwrap_or_default();
+                let mut reports = replica.report.tunnels.iter();
+                let report = reports.find(|report| report.tunnel == self.name);
+                Witness {
+                    name: name.clone(),
+                    acked,
+                    refused: replica.nacks.get(&resource).copied(),
+                    serves: report.map_or(acked, |report| acked.max(report.generation)),
+                }
+            })
+            .collect()
+    }
+
+    /// Whether the time for acks is over.
+    pub(super) fn is_overdue(&self, boot: Duration) -> bool {
+        self.facts
+            .published_at
+            .is_none_or(|at| boot >= at + ACK_LIMIT)
+    }
+
+    /// Whether no more may be issued for now without an order.
+    pub(super) fn is_capped(&mut self, boot: Duration) -> bool {
+        let issued = &mut self.facts.issued;
+        issued.retain(|at| boot.saturating_sub(*at) < HOUR);
+        issued.len() >= ISSUES_PER_HOUR
+    }
+
+    /// Notes that something does not work; logged when it is news.
+    pub(super) fn trouble(&mut self, topic: &'static str, text: String) {
+        if self.facts.troubles.get(topic) != Some(&text) {
+            tracing::error!(tunnel = self.name, topic, error = text, "step failed");
+        }
+        self.facts.troubles.insert(topic, text);
+    }
+
+    /// Notes that it works again.
+    pub(super) fn well(&mut self, topic: &'static str) {
+        if self.facts.troubles.remove(topic).is_some() {
+            tracing::info!(tunnel = self.name, topic, "step works again");
+        }
+    }
+}
+
+/// A name for a new rotation.
+pub(super) fn fresh_id(moment: Moment) -> String {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).expect("a kernel that runs us has randomness");
+    let milliseconds = moment
+        .wall
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
+    ulid(u64::try_from(milliseconds).unwrap_or_default(), random)
+}

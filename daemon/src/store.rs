@@ -1,0 +1,205 @@
+//! The store directory of a tunnel (`store: dir:PATH`), with the file names of the stock stack.
+//!
+//! It is what other tools read and a copy to start from on another host; the journal and the custody
+//! are what the daemon itself goes by. A store that the stock `setup` filled is taken up: its CA and
+//! its server certificate go on being used, `tunnel-id` and `tunnel-token` are never touched.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use pki::{Certificate, CertifiedKey, PrivateKey};
+use process::Failure;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::disk::{Access, Disk, DiskError, lock};
+use crate::swapped::{Files, Swapped};
+
+const DOMAIN: &str = "tunnel-domain";
+const TOKEN: &str = "tunnel-token";
+const CA: &str = "ca.crt";
+const CA_KEY: &str = "ca.key";
+const NEXT_CA: &str = "ca-next.crt";
+const CLIENT_CA: &str = "client-ca.crt";
+const LEAF: &str = "tls.crt";
+const LEAF_KEY: &str = "tls.key";
+/// All that we ever write.
+const NAMES: &[&str] = &[DOMAIN, CA, CA_KEY, NEXT_CA, CLIENT_CA, LEAF, LEAF_KEY];
+
+/// What the files say, as far as it can be read.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    /// `<tunnel-domain>`.
+    pub(crate) domain: Option<String>,
+    /// The CA.
+    pub(crate) ca: Option<StoredCa>,
+    /// The server certificate; `None` also if its two files do not belong together.
+    pub(crate) leaf: Option<CertifiedKey>,
+}
+
+/// A CA in a store.
+#[derive(Debug)]
+pub(crate) struct StoredCa {
+    pub(crate) certificate: Certificate,
+    /// `None`: it is kept elsewhere.
+    pub(crate) key: Option<PrivateKey>,
+}
+
+/// What the files are to say. All PEM.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) domain: String,
+    pub(crate) ca: String,
+    pub(crate) ca_key: Zeroizing<String>,
+    pub(crate) next_ca: Option<String>,
+    pub(crate) client_ca: Option<String>,
+    pub(crate) leaf: String,
+    pub(crate) leaf_key: Zeroizing<String>,
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A daemon, or another command.
+    #[error("{} is in use{}", path.display(), pid.as_ref().map(|pid| format!(" by pid {pid}")).unwrap_or_default())]
+    Locked {
+        /// The store.
+        path: PathBuf,
+        /// Of the process that uses it.
+        pid: Option<String>,
+    },
+    /// A file in it is not what its name says.
+    #[error("{} cannot be used", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It cannot be read or written.
+    #[error("the store cannot be opened")]
+    Disk(#[from] DiskError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let next = match &error {
+            StoreError::Locked { .. } => {
+                "order it from the daemon: keyward rotate server-certificate; or stop the daemon"
+            }
+            StoreError::File { .. } => "put the right file there, or move it away",
+            StoreError::Disk(_) => "make the directory writable for the daemon's uid",
+        };
+        Self::config("cannot open the store")
+            .caused_by(&error)
+            .next(next)
+    }
+}
+
+/// An open store; nobody else writes it meanwhile.
+#[derive(Debug)]
+pub(crate) struct Store {
+    files: Swapped,
+    _lock: File,
+}
+
+impl Store {
+    /// Makes the directory if need be, takes its lock, and clears what a crash left.
+    pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Self, StoreError> {
+        disk.ensure_directory(path, Access::PRIVATE)?;
+        let lock = lock(&path.join(".keyward.lock"))?.map_err(|pid| StoreError::Locked {
+            path: path.to_owned(),
+            pid,
+        })?;
+        Ok(Self {
+            files: Swapped::open(path, Access::PRIVATE, disk.clone())?,
+            _lock: lock,
+        })
+    }
+
+    /// What is there.
+    pub(crate) fn read(&self) -> Result<Contents, StoreError> {
+        let ca = match self.text(CA)? {
+            None => None,
+            Some(text) => Some(StoredCa {
+                certificate: Certificate::from_pem(&text).map_err(self.bad(CA))?,
+                key: self
+                    .text(CA_KEY)?
+                    .map(|text| PrivateKey::from_pem(&text).map_err(self.bad(CA_KEY)))
+                    .transpose()?,
+            }),
+        };
+        let leaf = match (self.text(LEAF)?, self.text(LEAF_KEY)?) {
+            (Some(chain), Some(key)) => match CertifiedKey::from_pem(&chain, &key) {
+                Ok(pair) if pair.certificate().public_key() == pair.key().public_key() => {
+                    Some(pair)
+                }
+                // A pair that serves nobody is no reason to stop: another is issued.
+                _ => None,
+            },
+            _ => None,
+        };
+        Ok(Contents {
+            domain: self.text(DOMAIN)?.map(|text| text.trim().to_owned()),
+            ca,
+            leaf,
+        })
+    }
+
+    /// The tunnel token, as somebody put it there.
+    pub(crate) fn token(&self) -> Result<Option<Zeroizing<String>>, DiskError> {
+        let bytes = self.files.read(TOKEN)?;
+        Ok(bytes.and_then(|bytes| {
+            let text = std::str::from_utf8(&bytes).ok()?.trim();
+            (!text.is_empty()).then(|| Zeroizing::new(text.to_owned()))
+        }))
+    }
+
+    /// Replaces everything that is ours, at once.
+    pub(crate) fn write(&self, wanted: &Wanted) -> Result<(), DiskError> {
+        let bytes = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+        let mut files = Files::from([
+            (DOMAIN, bytes(&wanted.domain)),
+            (CA, bytes(&wanted.ca)),
+            (CA_KEY, bytes(&wanted.ca_key)),
+            (LEAF, bytes(&wanted.leaf)),
+            (LEAF_KEY, bytes(&wanted.leaf_key)),
+        ]);
+        files.extend(wanted.next_ca.as_deref().map(|ca| (NEXT_CA, bytes(ca))));
+        files.extend(wanted.client_ca.as_deref().map(|ca| (CLIENT_CA, bytes(ca))));
+        self.files.replace(NAMES, &files)
+    }
+
+    /// Replaces the server certificate alone; everything else stays as it is.
+    pub(crate) fn write_leaf(&self, chain: &str, key: &str) -> Result<(), DiskError> {
+        let mut files = self.files.read_all(NAMES)?;
+        files.insert(LEAF, Zeroizing::new(chain.as_bytes().to_vec()));
+        files.insert(LEAF_KEY, Zeroizing::new(key.as_bytes().to_vec()));
+        self.files.replace(NAMES, &files)
+    }
+
+    /// Removes the CA key from every set but the current one.
+    pub(crate) fn forget_old_ca_keys(&self) -> Result<(), DiskError> {
+        self.files.forget(CA_KEY)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<Zeroizing<String>>, StoreError> {
+        let Some(bytes) = self.files.read(name)? else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(&bytes).map_err(self.bad(name))?;
+        Ok(Some(Zeroizing::new(text.to_owned())))
+    }
+
+    fn bad<E>(&self, name: &str) -> impl FnOnce(E) -> StoreError
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let path = self.files.path().join(name);
+        move |source| StoreError::File {
+            path,
+            source: Box::new(source),
+        }
+    }
+}

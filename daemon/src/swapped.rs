@@ -1,0 +1,371 @@
+//! A directory whose files are replaced all at once, as Kubernetes does it for mounted secrets.
+//!
+//! ```text
+//! tls.crt  ─▶ ..data/tls.crt      made once, never changed again
+//! tls.key  ─▶ ..data/tls.key
+//! ..data   ─▶ ..7                 the one thing that is renamed
+//! ..7/        tls.crt tls.key     written and synced before anything points there
+//! ..6/ ..5/                       for readers that are in the middle of them
+//! ```
+//!
+//! A reader, or a crash at any moment, sees one set whole. Files that somebody else put there are
+//! taken up or left alone, never lost. What the files mean is known to [`crate::store`] and
+//! [`crate::served`].
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::disk::{Access, Disk, DiskError};
+
+/// The link that decides which set counts.
+const DATA: &str = "..data";
+/// Sets before the current one that are kept.
+const KEPT: usize = 2;
+
+/// File name to content.
+pub(crate) type Files = BTreeMap<&'static str, Zeroizing<Vec<u8>>>;
+
+/// One such directory.
+#[derive(Debug)]
+pub(crate) struct Swapped {
+    directory: PathBuf,
+    access: Access,
+    disk: Disk,
+}
+
+impl Swapped {
+    /// Makes the directory if need be, and clears what a crash left.
+    pub(crate) fn open(directory: &Path, access: Access, disk: Disk) -> Result<Self, DiskError> {
+        disk.ensure_directory(directory, access)?;
+        let this = Self {
+            directory: directory.to_owned(),
+            access,
+            disk,
+        };
+        this.clear()?;
+        Ok(this)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The content of a file, whoever wrote it; `None` if there is none.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, DiskError> {
+        read(&self.directory.join(name))
+    }
+
+    /// Those of `names` that are there.
+    pub(crate) fn read_all(&self, names: &[&'static str]) -> Result<Files, DiskError> {
+        let mut files = Files::new();
+        for name in names {
+            if let Some(content) = self.read(name)? {
+                files.insert(name, content);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Turns plain files of these names, as other tools write them, into ones that can be swapped.
+    /// Their content stays what it is, so that a reader notices nothing.
+    pub(crate) fn adopt(&self, names: &[&'static str]) -> Result<(), DiskError> {
+        if names.iter().all(|name| !self.is_plain(name)) {
+            return Ok(());
+        }
+        let files = self.read_all(names)?;
+        self.swap(&files)?;
+        for name in files.keys().filter(|name| self.is_plain(name)) {
+            self.disk
+                .replace_symlink(&target(name), &self.directory.join(name))?;
+        }
+        self.disk.sync(&self.directory)
+    }
+
+    /// Replaces the whole set. `names` are all that may ever be in it: those without content go.
+    pub(crate) fn replace(&self, names: &[&'static str], files: &Files) -> Result<(), DiskError> {
+        self.adopt(names)?;
+        for name in files.keys() {
+            let link = self.directory.join(name);
+            // A link to nothing yet: the swap makes all of them appear at once.
+            if link.symlink_metadata().is_err() {
+                self.disk.symlink(&target(name), &link)?;
+            }
+        }
+        self.swap(files)?;
+        for name in names.iter().filter(|name| !files.contains_key(*name)) {
+            self.disk.remove(&self.directory.join(name))?;
+        }
+        self.prune()
+    }
+
+    /// Removes a file from every set but the current one, as the key of a CA that is no more.
+    pub(crate) fn forget(&self, name: &str) -> Result<(), DiskError> {
+        let current = self.current();
+        for number in self.numbers()? {
+            if Some(number) != current {
+                let set = self.set(number);
+                self.disk.remove(&set.join(name))?;
+                self.disk.sync(&set)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a new set beside the others and points there.
+    fn swap(&self, files: &Files) -> Result<(), DiskError> {
+        let number = self.numbers()?.last().map_or(1, |last| last + 1);
+        let set = self.set(number);
+        self.disk.create_directory(&set, self.access)?;
+        for (name, content) in files {
+            self.disk.create(&set.join(name), content, self.access)?;
+        }
+        self.disk.sync(&set)?;
+        // Once more before the swap: the link must not outlive what it points to.
+        self.disk.sync(&self.directory)?;
+        let data = self.directory.join(DATA);
+        self.disk.replace_symlink(&format!("..{number}"), &data)?;
+        self.disk.sync(&self.directory)
+    }
+
+    /// Removes old sets, and the new one of a crash before its swap.
+    fn prune(&self) -> Result<(), DiskError> {
+        let Some(current) = self.current() else {
+            return Ok(());
+        };
+        let (older, unused): (Vec<u64>, Vec<u64>) = self
+            .numbers()?
+            .into_iter()
+            .filter(|number| *number != current)
+            .partition(|number| *number < current);
+        let surplus = older.len().saturating_sub(KEPT);
+        for number in older.into_iter().take(surplus).chain(unused) {
+            self.disk.remove_directory(&self.set(number))?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<(), DiskError> {
+        for name in self.names()? {
+            if name.starts_with(".next-") {
+                self.disk.remove(&self.directory.join(name))?;
+            }
+        }
+        if self.current().is_none() {
+            for number in self.numbers()? {
+                self.disk.remove_directory(&self.set(number))?;
+            }
+        }
+        self.prune()
+    }
+
+    /// The number that `..data` points to.
+    fn current(&self) -> Option<u64> {
+        let link = std::fs::read_link(self.directory.join(DATA)).ok()?;
+        number(link.to_str()?)
+    }
+
+    /// The numbers of all sets, lowest first.
+    fn numbers(&self) -> Result<Vec<u64>, DiskError> {
+        let mut numbers: Vec<u64> = self
+            .names()?
+            .iter()
+            .filter_map(|name| number(name))
+            .collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn names(&self) -> Result<Vec<String>, DiskError> {
+        let error = |error| DiskError::new("list", &self.directory, error);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(error)? {
+            // A name that is not UTF-8 is nothing of ours.
+            names.extend(entry.map_err(error)?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn set(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("..{number}"))
+    }
+
+    fn is_plain(&self, name: &str) -> bool {
+        self.directory
+            .join(name)
+            .symlink_metadata()
+            .is_ok_and(|found| found.is_file())
+    }
+}
+
+/// Reads a file; `None` if it is not there.
+pub(crate) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, DiskError> {
+    match std::fs::read(path) {
+        Ok(content) => Ok(Some(Zeroizing::new(content))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DiskError::new("read", path, error)),
+    }
+}
+
+fn target(name: &str) -> String {
+    format!("{DATA}/{name}")
+}
+
+fn number(name: &str) -> Option<u64> {
+    name.strip_prefix("..")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::disk::crash::{Crash, Kind};
+
+    const NAMES: &[&str] = &["a", "b", "c"];
+
+    fn files(generation: u64, names: &[&'static str]) -> Files {
+        let content = |name: &str| Zeroizing::new(format!("{name}{generation}").into_bytes());
+        names.iter().map(|name| (*name, content(name))).collect()
+    }
+
+    fn open(directory: &Path) -> Swapped {
+        Swapped::open(directory, Access::PRIVATE, Disk::default()).unwrap()
+    }
+
+    /// The generation that every file is of; panics on a mixture or a part.
+    fn whole(directory: &Path, names: &[&str]) -> Option<u64> {
+        let found: Vec<Option<u64>> = names
+            .iter()
+            .map(|name| {
+                let text = std::fs::read_to_string(directory.join(name)).ok()?;
+                Some(text.strip_prefix(name).unwrap().parse().unwrap())
+            })
+            .collect();
+        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{found:?}");
+        found[0]
+    }
+
+    #[test]
+    fn files_are_private_and_old_sets_are_pruned() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        let swapped = open(&path);
+        for generation in 1..=9 {
+            swapped.replace(NAMES, &files(generation, NAMES)).unwrap();
+            assert_eq!(whole(&path, NAMES), Some(generation));
+        }
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join("a")), 0o600);
+        assert_eq!(mode(&path.join("..data")), 0o700);
+        assert_eq!(swapped.numbers().unwrap(), [7, 8, 9]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_longer_in_the_set_goes_with_the_swap() {
+        let directory = tempfile::tempdir().unwrap();
+        let swapped = open(directory.path());
+        swapped.replace(NAMES, &files(1, NAMES)).unwrap();
+        swapped.replace(NAMES, &files(2, &["a", "b"])).unwrap();
+        assert_eq!(swapped.read("c").unwrap(), None);
+        assert!(directory.path().join("c").symlink_metadata().is_err());
+        assert_eq!(whole(directory.path(), &["a", "b"]), Some(2));
+    }
+
+    #[test]
+    fn plain_files_of_another_tool_are_taken_up_and_foreign_ones_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        for name in NAMES {
+            std::fs::write(path.join(name), format!("{name}1")).unwrap();
+        }
+        std::fs::write(path.join("token"), "t").unwrap();
+        let swapped = open(path);
+        assert_eq!(swapped.read_all(NAMES).unwrap(), files(1, NAMES));
+        swapped.replace(NAMES, &files(2, NAMES)).unwrap();
+        assert_eq!(whole(path, NAMES), Some(2));
+        assert!(path.join("a").is_symlink());
+        assert!(!path.join("token").is_symlink());
+        assert_eq!(std::fs::read_to_string(path.join("token")).unwrap(), "t");
+        // The other tool again, over our links.
+        for name in NAMES {
+            std::fs::write(path.join("new"), format!("{name}3")).unwrap();
+            std::fs::rename(path.join("new"), path.join(name)).unwrap();
+        }
+        let swapped = open(path);
+        swapped.adopt(NAMES).unwrap();
+        assert!(path.join("a").is_symlink());
+        assert_eq!(whole(path, NAMES), Some(3));
+    }
+
+    /// F18, F21: from a start with nothing, with our own set or with plain files, killed or without
+    /// power before every single step.
+    #[test]
+    fn a_crash_at_any_step_leaves_one_set_whole() {
+        for kind in [Kind::Kill, Kind::Power, Kind::Full] {
+            for start in ["nothing", "links", "plain"] {
+                let mut steps = 0;
+                while crash(kind, start, steps) {
+                    steps += 1;
+                }
+                assert!(steps > 10, "{kind:?} {start}: {steps}");
+            }
+        }
+    }
+
+    /// Whether the crash came.
+    fn crash(kind: Kind, start: &str, steps: u64) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let before = match start {
+            "nothing" => None,
+            "links" => {
+                open(path).replace(NAMES, &files(1, NAMES)).unwrap();
+                Some(1)
+            }
+            _ => {
+                for name in NAMES {
+                    std::fs::write(path.join(name), format!("{name}1")).unwrap();
+                }
+                Some(1)
+            }
+        };
+        let crash = Crash::after(steps, kind);
+        let disk = Disk {
+            crash: Some(crash.clone()),
+        };
+        let done = Swapped::open(path, Access::PRIVATE, disk)
+            .and_then(|swapped| swapped.replace(NAMES, &files(2, NAMES)));
+        if kind == Kind::Power {
+            crash.lose_power();
+        }
+        let seen = whole(path, NAMES);
+        let swapped = open(path);
+        assert_eq!(
+            whole(path, NAMES),
+            seen,
+            "{kind:?} {start} {steps}: clearing changed it"
+        );
+        if done.is_ok() {
+            assert_eq!(seen, Some(2), "{kind:?} {start} {steps}");
+        } else {
+            assert!(
+                seen == before || seen == Some(2),
+                "{kind:?} {start} {steps}: {seen:?}"
+            );
+        }
+        swapped.replace(NAMES, &files(3, NAMES)).unwrap();
+        assert_eq!(whole(path, NAMES), Some(3));
+        assert!(swapped.numbers().unwrap().len() <= 1 + KEPT);
+        let leftovers = swapped.names().unwrap();
+        assert!(
+            leftovers.iter().all(|name| !name.contains("next")),
+            "{leftovers:?}"
+        );
+        done.is_err()
+    }
+}
