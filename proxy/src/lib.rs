@@ -1,7 +1,141 @@
-//! The data plane of an MCP tunnel.
+//! The data plane of an MCP tunnel: carriers in, upstreams out, one credential in between.
+//!
+//! Inner TLS ends here, with a certificate that the daemon or files provide and that is swapped while
+//! traffic flows. [`run`] is the whole program; this page and the modules' first lines are its map.
 
+mod alert;
+pub mod carrier;
 pub mod config;
+mod connection;
+mod control;
+pub mod credential;
+mod files;
 pub mod forward;
+mod handshake;
+pub mod health;
 pub mod reload;
 pub mod route;
+mod telemetry;
 pub mod upstream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use process::{Clock, Drained, Failure, SystemClock, Tasks};
+use tokio_util::sync::CancellationToken;
+
+use carrier::{Carriers, Door};
+use config::{Config, RouteSource};
+use connection::{Connections, LEAVE};
+use credential::{Credentials, Why};
+use forward::Forwarder;
+use handshake::Handshakes;
+use telemetry::Telemetry;
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Stands before the `tunnel_domain` of the file.
+    pub tunnel_domain: Option<String>,
+}
+
+/// Carries traffic until `tasks` is stopped, then drains.
+///
+/// # Errors
+///
+/// The configuration cannot be used, a port is taken, or an essential task ended.
+pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
+    let config = Config::load(&options.config, options.tunnel_domain.as_deref())?;
+    process::log::init(&config.log_level)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let limits = config.limits;
+    let telemetry = Arc::new(Telemetry::default());
+    let forwarder = Forwarder::new(&config, &tasks)?;
+    let credentials = Credentials::new(clock.clone(), tasks.clone(), limits.swap_grace);
+    let cut = CancellationToken::new();
+    let connections = Connections::new(
+        forwarder.clone(),
+        telemetry.clone(),
+        &limits,
+        &tasks,
+        cut.clone(),
+    );
+    let pending = limits.pending_handshakes;
+    let door = Door {
+        handshakes: Arc::new(Handshakes::new(
+            credentials.clone(),
+            telemetry.clone(),
+            pending,
+        )),
+        connections: Arc::new(connections),
+        telemetry: telemetry.clone(),
+        tasks: tasks.clone(),
+        handshake_timeout: limits.handshake_timeout,
+        limit: limits.connections,
+    };
+
+    // Ports before work: a taken one is found out at once.
+    let carriers = Carriers::bind(&config).await?;
+    let names = carriers.names();
+    let page = health::page(
+        &credentials,
+        &forwarder,
+        telemetry,
+        clock,
+        tasks.clone(),
+        &names,
+    );
+    let probed = Tasks::new();
+    health::serve(page, config.health, &probed).await?;
+    let routed = matches!(config.routes, RouteSource::Daemon).then(|| forwarder.clone());
+    if let Some(files) = &config.files {
+        let files = files::Files::new(files.clone(), &config, credentials.clone(), routed.clone());
+        tasks.essential("files", files.watch(tasks.clone()));
+    }
+    if let Some(source) = &config.control {
+        let subscriber = control::Subscriber {
+            source: source.clone(),
+            credentials: credentials.clone(),
+            forwarder: forwarder.clone(),
+            routed,
+            carriers: names,
+            tasks: tasks.clone(),
+        };
+        tasks.essential("control", subscriber.run());
+    }
+    if matches!(config.routes, RouteSource::File(_)) {
+        reload::watch(options.config, forwarder, &tasks);
+    }
+    tasks.spawn(credentials.clone().watch_expiry());
+    carriers.listen(&door);
+
+    tokio::select! {
+        () = tasks.stopping() => {}
+        () = probed.stopping() => {}
+    }
+    drain(&tasks, &credentials, &cut, limits.shutdown_timeout).await;
+    probed.stop();
+    tasks.failure().or(probed.failure()).map_or(Ok(()), Err)
+}
+
+/// Everything in flight gets the whole of `limit`; event streams, which never end by themselves, are
+/// then ended cleanly, and what has not left a moment later is cut.
+async fn drain(
+    tasks: &Tasks,
+    credentials: &Credentials,
+    cut: &CancellationToken,
+    limit: std::time::Duration,
+) {
+    credentials.end_all(Why::Stopping);
+    if tasks.drain(limit).await == Drained::Clean {
+        tracing::info!("drained");
+        return;
+    }
+    cut.cancel();
+    match tasks.drain(LEAVE + LEAVE / 2).await {
+        Drained::Clean => tracing::info!("drained after the cut"),
+        Drained::Cut { left } => tracing::warn!(left, "drain limit reached, connections cut"),
+    }
+}

@@ -39,7 +39,8 @@ pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, Con
     if control.is_none() && files.is_none() {
         return Err(ConfigError::NoCredentialSource);
     }
-    let domain = domain(tunnel_domain.or(raw.tunnel_domain.as_deref()))?;
+    let flag = tunnel_domain.filter(|text| !text.is_empty());
+    let domain = domain(flag.or(raw.tunnel_domain.as_deref()))?;
     let upstream = upstream(raw.upstream.unwrap_or_default())?;
     // The daemon sends the tunnel's domain along with its credential.
     let bare = domain.is_some() || control.is_some();

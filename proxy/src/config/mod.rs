@@ -9,6 +9,8 @@ mod check;
 mod effective;
 mod error;
 mod raw;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,8 @@ mod events;
 mod head;
 mod headers;
 mod table;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,208 @@
+//! One subscription, from the `hello` to the end of the connection.
+
+use std::time::Duration;
+
+use control::{
+    Ack, Bye, Credential, FrameError, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader,
+    Reason, Report, Resource, Role, Version, Writer,
+};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{Ended, Subscriber};
+use crate::credential::{Refused, Source};
+
+/// A report at most this often, when something has changed ...
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// ... and at least this often, so that silence means something.
+const REPORT_AT_LEAST: Duration = Duration::from_secs(5);
+
+/// A subscription that was welcomed.
+pub(super) struct Session<'a> {
+    subscriber: &'a Subscriber,
+    reader: Reader<OwnedReadHalf>,
+    writer: Writer<OwnedWriteHalf>,
+    /// Acks that wait for the last handshakes of an earlier generation.
+    settling: FuturesUnordered<BoxFuture<'static, Ack>>,
+    reported: Option<(Report, Instant)>,
+}
+
+impl<'a> Session<'a> {
+    /// Says `hello` and waits for the `welcome`.
+    pub(super) async fn open(
+        subscriber: &'a Subscriber,
+        stream: UnixStream,
+    ) -> Result<Self, Ended> {
+        let (read, write) = stream.into_split();
+        let (mut reader, mut writer) = (Reader::new(read), Writer::new(write));
+        let hello = Hello {
+            protocol: Version::CURRENT,
+            role: Role::Proxy,
+            tunnels: subscriber.source.tunnels.clone(),
+            replica: subscriber.source.replica.clone(),
+            build: process::BUILD.to_owned(),
+            serving: subscriber.credentials.serving().await,
+        };
+        writer.send(&FromSubscriber::Hello(hello)).await?;
+        loop {
+            match reader.next().await?.ok_or(Ended::Closed)? {
+                FromDaemon::Welcome(welcome) if Version::CURRENT.accepts(welcome.protocol) => {
+                    tracing::info!(tunnels = ?welcome.tunnels, "control channel open");
+                    break;
+                }
+                FromDaemon::Welcome(welcome) => return Err(Ended::Protocol(welcome.protocol)),
+                FromDaemon::Refused(refused) => return Err(Ended::Refused(refused.detail)),
+                FromDaemon::Unknown => {}
+                _ => return Err(Ended::NoWelcome),
+            }
+        }
+        Ok(Self {
+            subscriber,
+            reader,
+            writer,
+            settling: FuturesUnordered::new(),
+            reported: None,
+        })
+    }
+
+    /// Takes up what is sent until the connection ends; `Ok`: because of the stop.
+    pub(super) async fn run(mut self) -> Result<(), Ended> {
+        let mut tick = tokio::time::interval(REPORT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let tasks = self.subscriber.tasks.clone();
+        loop {
+            tokio::select! {
+                message = self.reader.next() => {
+                    let message = message?.ok_or(Ended::Closed)?;
+                    self.take(message).await?;
+                }
+                Some(ack) = self.settling.next() => {
+                    self.writer.send(&FromSubscriber::Ack(ack)).await?;
+                }
+                _ = tick.tick() => self.report().await?,
+                () = tasks.stopping() => return self.leave().await,
+            }
+        }
+    }
+
+    async fn take(&mut self, message: FromDaemon) -> Result<(), FrameError> {
+        match message {
+            FromDaemon::Credential(credential) => self.credential(&credential).await,
+            FromDaemon::Policy(policy) => self.policy(policy).await,
+            FromDaemon::Refused(refused) => {
+                tracing::warn!(detail = refused.detail, "the daemon refused something");
+                Ok(())
+            }
+            // A tunnel token is not for us, and what we do not know is for later versions.
+            FromDaemon::Welcome(_) | FromDaemon::Tunnel(_) | FromDaemon::Unknown => Ok(()),
+        }
+    }
+
+    async fn credential(&mut self, credential: &Credential) -> Result<(), FrameError> {
+        let (tunnel, generation) = (credential.tunnel.clone(), credential.generation);
+        match self
+            .subscriber
+            .credentials
+            .offer(credential, Source::Channel)
+        {
+            Ok(published) => {
+                self.settling.push(Box::pin(async move {
+                    published.settled().await;
+                    Ack {
+                        resource: Resource::Credential,
+                        tunnel,
+                        generation,
+                        leaf_sha256: Some(published.leaf_sha256().to_owned()),
+                    }
+                }));
+                Ok(())
+            }
+            Err(refused) => {
+                tracing::warn!(
+                    tunnel, generation, reason = ?refused.reason, error = %refused,
+                    "credential refused, the last good one stays in force"
+                );
+                self.nack(Resource::Credential, tunnel, generation, refused.reason)
+                    .await
+            }
+        }
+    }
+
+    async fn policy(&mut self, policy: Policy) -> Result<(), FrameError> {
+        // Denials first: a route that cannot be used must not keep a thief connected.
+        let mut refused = self.subscriber.credentials.deny(&policy).err();
+        let Policy {
+            tunnel,
+            generation,
+            routes,
+            ..
+        } = policy;
+        if let (None, Some(forwarder), Some(routes)) = (&refused, &self.subscriber.routed, routes) {
+            let result = forwarder.set_routes(Some(&tunnel), routes);
+            refused = result.err().map(|error| Refused {
+                reason: Reason::BadRoute,
+                detail: error.to_string(),
+            });
+        }
+        if let Some(refused) = refused {
+            tracing::warn!(tunnel, generation, error = %refused, "policy refused");
+            return self
+                .nack(Resource::Policy, tunnel, generation, refused.reason)
+                .await;
+        }
+        let ack = Ack {
+            resource: Resource::Policy,
+            tunnel,
+            generation,
+            leaf_sha256: None,
+        };
+        self.writer.send(&FromSubscriber::Ack(ack)).await
+    }
+
+    async fn nack(
+        &mut self,
+        resource: Resource,
+        tunnel: String,
+        generation: u64,
+        reason: Reason,
+    ) -> Result<(), FrameError> {
+        let nack = Nack {
+            resource,
+            tunnel,
+            generation,
+            reason,
+        };
+        self.writer.send(&FromSubscriber::Nack(nack)).await
+    }
+
+    /// Sends a report, if it is time for one.
+    async fn report(&mut self) -> Result<(), FrameError> {
+        let forwarder = &self.subscriber.forwarder;
+        let report = Report {
+            tunnels: self.subscriber.credentials.report(&forwarder.route_names()),
+            carriers: self.subscriber.carriers.clone(),
+        };
+        let due = self
+            .reported
+            .as_ref()
+            .is_none_or(|(last, at)| *last != report || at.elapsed() >= REPORT_AT_LEAST);
+        if due {
+            self.writer
+                .send(&FromSubscriber::Report(report.clone()))
+                .await?;
+            self.reported = Some((report, Instant::now()));
+        }
+        Ok(())
+    }
+
+    async fn leave(mut self) -> Result<(), Ended> {
+        let bye = Bye {
+            why: "the proxy stops".to_owned(),
+        };
+        Ok(self.writer.send(&FromSubscriber::Bye(bye)).await?)
+    }
+}

@@ -1,0 +1,147 @@
+//! What the proxy counts, and the page on which it is read.
+//!
+//! Names follow `rotation.md` 5.8 with the prefix `keyward_`. Nothing here decides anything.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use process::Clock;
+use process::metrics::{Counter, Exposition, Gauge};
+use tokio::time::Instant;
+
+use crate::credential::{Credentials, seconds_left};
+
+/// Counters of one proxy.
+#[derive(Debug, Default)]
+pub(crate) struct Telemetry {
+    /// Established connections.
+    pub(crate) connections: Gauge,
+    /// Sockets that a listener accepted.
+    pub(crate) accepted: Counter,
+    /// Connections refused because there are too many.
+    pub(crate) refused: Counter,
+    /// Handshakes ended because too many were pending.
+    pub(crate) evicted: Counter,
+    /// Handshakes that completed.
+    pub(crate) handshakes: Counter,
+    /// Handshakes completed by resuming a session.
+    pub(crate) resumed: Counter,
+    /// Connections of denied client certificates.
+    pub(crate) denied: Counter,
+    failures: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Telemetry {
+    /// Counts a failed handshake under its label.
+    pub(crate) fn failed(&self, label: &'static str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(label).or_default() += 1;
+    }
+
+    /// Adds everything to `page`.
+    pub(crate) fn page(&self, page: &mut Exposition, credentials: &Credentials, clock: &dyn Clock) {
+        serving(page, credentials, clock);
+        let counters = [
+            (
+                "keyward_accepted_total",
+                "Sockets accepted.",
+                &self.accepted,
+            ),
+            (
+                "keyward_refused_total",
+                "Connections refused: too many.",
+                &self.refused,
+            ),
+            (
+                "keyward_evicted_total",
+                "Handshakes ended: too many pending.",
+                &self.evicted,
+            ),
+            (
+                "keyward_handshakes_total",
+                "Handshakes completed.",
+                &self.handshakes,
+            ),
+            (
+                "keyward_resumed_total",
+                "Handshakes that resumed a session.",
+                &self.resumed,
+            ),
+            (
+                "keyward_denied_total",
+                "Connections of denied client certificates.",
+                &self.denied,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            page.family(name, "counter", help);
+            page.sample(name, &[], counter.get());
+        }
+        page.family("keyward_connections", "gauge", "Established connections.");
+        page.sample("keyward_connections", &[], self.connections.get());
+        let name = "keyward_handshake_alerts_total";
+        page.family(
+            name,
+            "counter",
+            "Failed handshakes by alert received, io, timeout or other.",
+        );
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        for (alert, count) in &*failures {
+            page.sample(name, &[("alert", alert)], count);
+        }
+    }
+}
+
+/// What is served now: the credential that a handshake gets, not one that was published (F14).
+fn serving(page: &mut Exposition, credentials: &Credentials, clock: &dyn Clock) {
+    let current = credentials.current();
+    let now = clock.wall();
+    let labels = |tunnel| {
+        [
+            ("kind", "server_certificate"),
+            ("where", "served"),
+            ("tunnel", tunnel),
+        ]
+    };
+    let name = "keyward_cred_expiry_seconds";
+    page.family(name, "gauge", "Seconds until the credential expires.");
+    for serving in current.iter() {
+        let left = seconds_left(serving.leaf.not_after, now);
+        page.sample(name, &labels(&*serving.tunnel.name), left);
+    }
+    let name = "keyward_cred_generation";
+    page.family(name, "gauge", "Generation of the credential.");
+    for serving in current.iter() {
+        page.sample(name, &labels(&*serving.tunnel.name), serving.generation);
+    }
+}
+
+/// Lets one log line through now and then and counts those in between, so that a peer who repeats
+/// itself does not fill the log.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    every: Duration,
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Pace {
+    pub(crate) fn new(every: Duration) -> Self {
+        Self {
+            every,
+            state: Mutex::default(),
+        }
+    }
+
+    /// `Some(n)`: it is time to say that it happened `n` times since it was last said.
+    pub(crate) fn due(&self) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, count) = &mut *state;
+        *count += 1;
+        if last.is_some_and(|last| last.elapsed() < self.every) {
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(count))
+    }
+}
