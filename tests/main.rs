@@ -2,7 +2,6 @@
 
 #[cfg(test)]
 mod budget;
-
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]

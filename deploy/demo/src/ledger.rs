@@ -210,6 +210,17 @@ impl Histogram {
         }
     }
 
+    /// Takes out what was added so far.
+    #[must_use]
+    pub fn take(&self) -> Self {
+        let slots = self.0.iter();
+        Self(
+            slots
+                .map(|slot| AtomicU64::new(slot.swap(0, Ordering::Relaxed)))
+                .collect(),
+        )
+    }
+
     /// How many were added.
     pub fn count(&self) -> u64 {
         self.0.iter().map(|slot| slot.load(Ordering::Relaxed)).sum()
@@ -275,6 +286,16 @@ mod tests {
         let (half, most) = (histogram.percentile(50), histogram.percentile(99));
         assert!((50_000..52_000).contains(&half), "{half}");
         assert!((99_000..103_000).contains(&most), "{most}");
+    }
+
+    #[test]
+    fn what_was_taken_out_is_counted_apart() {
+        let histogram = Histogram::default();
+        histogram.record(Duration::from_millis(1));
+        let taken = histogram.take();
+        histogram.record(Duration::from_millis(9));
+        assert_eq!((taken.count(), histogram.count()), (1, 1));
+        assert!(taken.percentile(99) < 2_000 && histogram.percentile(99) > 8_000);
     }
 
     #[test]

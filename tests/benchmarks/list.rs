@@ -1,0 +1,159 @@
+//! Each benchmark: what it shows, against whom, and the bar of each of its figures.
+
+use std::fmt::Write as _;
+
+/// One benchmark.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    /// What it is asked for by.
+    pub name: &'static str,
+    /// What it shows.
+    pub shows: &'static str,
+    /// Against whom.
+    pub peer: &'static str,
+    /// What it measures.
+    pub figures: &'static [Wanted],
+}
+
+/// A figure that a benchmark must bring.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// `bench.name`.
+    pub id: &'static str,
+    /// What it is, with its unit.
+    pub what: &'static str,
+    /// The most that the ratio to the peer may be, or the value itself where there is no peer.
+    pub bar: f64,
+}
+
+/// All of them.
+pub(crate) const BENCHES: [Bench; 5] = [
+    Bench {
+        name: "swap",
+        shows: "10 rotations a second for 100 s under 64 concurrent calls, half on new connections, and 16 open event streams; then 10,000 swaps in all",
+        peer: "itself without rotation, in windows of 5 s that alternate 20 times",
+        figures: &[
+            Wanted {
+                id: "swap.failed",
+                what: "calls that failed",
+                bar: 0.0,
+            },
+            Wanted {
+                id: "swap.broken",
+                what: "event streams that broke",
+                bar: 0.0,
+            },
+            Wanted {
+                id: "swap.p99",
+                what: "p99 of a call in microseconds",
+                bar: 1.25,
+            },
+            Wanted {
+                id: "swap.rss",
+                what: "MiB that the proxy grew over 10,000 swaps",
+                bar: 2.0,
+            },
+        ],
+    },
+    Bench {
+        name: "proxy",
+        shows: "CPU time of a small keep-alive request and of a megabyte: TLS ends, same upstream, one core",
+        peer: "the lower of nginx and haproxy; for the megabyte also of both with 64 KiB buffers",
+        figures: &[
+            Wanted {
+                id: "proxy.h1_64",
+                what: "CPU microseconds a request, HTTP/1.1, 64 connections",
+                bar: 1.10,
+            },
+            Wanted {
+                id: "proxy.h2",
+                what: "CPU microseconds a request, HTTP/2, 8 connections of 32 streams",
+                bar: 1.10,
+            },
+            Wanted {
+                id: "proxy.h1_1",
+                what: "CPU microseconds a request, HTTP/1.1, 1 connection",
+                bar: 0.95,
+            },
+            Wanted {
+                id: "proxy.mb",
+                what: "CPU milliseconds a megabyte, downloads of 16 MiB",
+                bar: 0.6,
+            },
+        ],
+    },
+    Bench {
+        name: "websocket",
+        shows: "CPU time of a small request through the carrier websocket, HTTP/1.1, 64 connections",
+        peer: "the carrier tls of the same proxy",
+        figures: &[Wanted {
+            id: "websocket.ratio",
+            what: "CPU microseconds a request",
+            bar: 1.35,
+        }],
+    },
+    Bench {
+        name: "issue",
+        shows: "CPU time of a P-256 server certificate: new key, signed, linted",
+        peer: "raw aws-lc-rs: key, signature, verification",
+        figures: &[Wanted {
+            id: "issue.ratio",
+            what: "CPU microseconds a certificate",
+            bar: 2.0,
+        }],
+    },
+    Bench {
+        name: "footprint",
+        shows: "what the proxy takes without doing anything",
+        peer: "nobody",
+        figures: &[
+            Wanted {
+                id: "footprint.rss",
+                what: "MiB resident when idle",
+                bar: 10.0,
+            },
+            Wanted {
+                id: "footprint.packages",
+                what: "packages that the proxy links",
+                bar: 90.0,
+            },
+            Wanted {
+                id: "footprint.size",
+                what: "bytes of the proxy as shipped (profile dist)",
+                bar: 7_340_032.0,
+            },
+        ],
+    },
+];
+
+/// For a person.
+pub(crate) fn text() -> String {
+    let mut text = String::new();
+    for bench in &BENCHES {
+        let _ = writeln!(
+            text,
+            "{}: {}\n  against {}",
+            bench.name, bench.shows, bench.peer
+        );
+        for Wanted { id, what, bar } in bench.figures {
+            let _ = writeln!(
+                text,
+                "  {id:20} {what}: at most {bar}{}",
+                if bench.ratio(id) { " times" } else { "" }
+            );
+        }
+    }
+    text
+}
+
+impl Bench {
+    /// The benchmark of that name.
+    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+        BENCHES.iter().find(|bench| bench.name == name)
+    }
+
+    /// Whether the bar of a figure is a ratio.
+    fn ratio(&self, id: &str) -> bool {
+        self.name != "footprint" && (self.name != "swap" || id == "swap.p99")
+    }
+}
