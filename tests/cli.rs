@@ -2,4 +2,6 @@
 
 mod client;
 mod commands;
+mod daemon;
+mod process;
 mod stage;

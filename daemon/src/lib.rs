@@ -1,10 +1,14 @@
 //! The daemon: owns the keys, the time and the journal of a tunnel's credentials.
+//!
+//! [`run`] is the whole program; [`cli`] is what a person types. Tasks talk to each other over the
+//! [`board`] and know nothing else of one another.
 
 pub mod board;
 pub mod cli;
 pub mod config;
 mod custody;
 mod disk;
+mod health;
 pub mod journal;
 pub mod operator;
 pub mod publisher;
@@ -17,3 +21,133 @@ pub mod status;
 mod store;
 mod swapped;
 mod time;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use process::{Clock, Drained, Failure, SystemClock, Tasks};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use board::Board;
+use config::{Config, HealthListener};
+use health::Observer;
+use operator::Operator;
+use publisher::{Limits, Publisher};
+use rotator::Rotator;
+use status::Status;
+
+/// Orders that wait for the rotator; more are made to wait at the operator socket.
+const ORDERS: usize = 16;
+/// A stop waits this long for what runs. Proxies keep serving without the daemon, so it is short.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the daemon with the configuration at `path` until `tasks` are stopped.
+///
+/// # Errors
+///
+/// The configuration cannot be used (78), a place is denied or taken (77, 78), or an essential task
+/// ended (70).
+pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    process::log::init(&config.log_level)?;
+    apart(&config, single_user)?;
+    for warning in config.warnings() {
+        tracing::warn!(warning, "configuration deserves a thought");
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (requests, received) = mpsc::channel(ORDERS);
+    let board = Board {
+        publications: watch::Sender::default(),
+        replicas: watch::Sender::default(),
+        status: watch::Sender::new(Arc::new(Status {
+            build: process::BUILD.to_owned(),
+            ..Status::default()
+        })),
+        requests,
+    };
+    let tunnels: BTreeSet<String> = config.tunnels.keys().cloned().collect();
+    let group = config.control.group.as_ref();
+    let group = group.map(config::Group::resolve).transpose()?;
+    // Bind early, serve when ready: a second daemon ends here, before it touches any state.
+    let publisher = Publisher::bind(
+        publisher::Settings {
+            socket: config.control.socket.clone(),
+            group,
+            subscribers: config.control.subscribers.iter().copied().collect(),
+            tunnels: tunnels.clone(),
+        },
+        Limits::default(),
+        board.clone(),
+        clock.clone(),
+    )?;
+    let operator = Operator::bind(
+        operator::Settings {
+            socket: config.operator.socket.clone(),
+            group,
+            operators: config.operator.operators.iter().copied().collect(),
+            tunnels: tunnels.clone(),
+        },
+        board.clone(),
+    )?;
+    let health = listen(config.health).await?;
+    let rotator = Rotator::open(&config, clock.clone())?;
+    tracing::info!(build = process::BUILD, ?tunnels, "keyward started");
+
+    tasks.essential(
+        "rotator",
+        rotator.run(board.clone(), received, tasks.clone()),
+    );
+    tasks.essential("publisher", publisher.run(tasks.clone()));
+    tasks.essential("operator", operator.run(tasks.clone()));
+    if let Some(listener) = health {
+        let health = Observer::new(board, clock, tunnels).health(tasks);
+        tasks.essential("health", health.serve(listener, tasks.clone()));
+    }
+    tasks.stopping().await;
+    match tasks.drain(DRAIN).await {
+        Drained::Clean => tracing::info!("keyward stopped"),
+        Drained::Cut { left } => tracing::warn!(left, "keyward stopped before its tasks ended"),
+    }
+    tasks.failure().map_or(Ok(()), Err)
+}
+
+/// A subscriber that runs as the daemon's own user could read its memory and its store: then the
+/// separation of the two programs is worth nothing.
+fn apart(config: &Config, single_user: bool) -> Result<(), Failure> {
+    let own = rustix::process::geteuid().as_raw();
+    if !config.control.subscribers.contains(&own) {
+        return Ok(());
+    }
+    if single_user {
+        tracing::warn!(uid = own, "a subscriber runs as the daemon's own user");
+        return Ok(());
+    }
+    Err(Failure::config(format!(
+        "control.subscribers lists uid {own}, the daemon's own"
+    ))
+    .cause("a proxy of that user could read the CA key out of the daemon's files and memory")
+    .next("run the proxy as another user and list that one, or try things out with --single-user"))
+}
+
+async fn listen(health: HealthListener) -> Result<Option<TcpListener>, Failure> {
+    match TcpListener::bind(health.addr).await {
+        Ok(listener) => {
+            let addr = listener.local_addr().unwrap_or(health.addr);
+            tracing::info!(%addr, "health listener bound");
+            Ok(Some(listener))
+        }
+        Err(error) if health.explicit => Err(Failure::config(format!(
+            "cannot listen on health.listen_addr {}",
+            health.addr
+        ))
+        .caused_by(&error)
+        .next("free the port or write another one")),
+        Err(error) => {
+            tracing::warn!(addr = %health.addr, %error, "no health listener");
+            Ok(None)
+        }
+    }
+}

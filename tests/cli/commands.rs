@@ -6,7 +6,7 @@ use std::sync::Arc;
 use daemon::board::Order;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::stage::{Desk, LIMIT, command, end, keyward, open_directory, program};
+use super::stage::{self, Desk, LIMIT, command, end, keyward, open_directory, program};
 
 /// The uid of nobody, who owns nothing here.
 const NOBODY: u32 = 65534;
@@ -136,7 +136,7 @@ async fn without_a_daemon_a_command_says_where_it_looked_and_what_to_do() {
 async fn another_user_is_kept_out_and_told_how_to_come_in() {
     let desk = Desk::new();
     let copy = desk.directory.path().join("keyward");
-    std::fs::copy(program("keyward"), &copy).unwrap();
+    stage::copy(&program("keyward"), &copy);
     let mut stranger = command(&copy, &["status", "--socket", &desk.socket]);
     stranger.as_std_mut().uid(NOBODY).gid(NOBODY);
     let ended = end(&mut stranger).await;

@@ -80,6 +80,13 @@ pub(crate) async fn wait(child: Child) -> Ended {
     }
 }
 
+/// Copies a program to where every uid may run it: the build directory may be closed to others. By
+/// another process, since a file that is open for writing in a fork of this one cannot be run.
+pub(crate) fn copy(program: &Path, to: &Path) {
+    let mut copy = std::process::Command::new("cp");
+    assert!(copy.arg(program).arg(to).status().unwrap().success());
+}
+
 /// A directory that every uid may enter.
 pub(crate) fn open_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();

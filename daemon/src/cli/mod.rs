@@ -7,6 +7,7 @@
 mod check;
 mod issue_client;
 mod output;
+mod renew_cert;
 mod rotate;
 mod status;
 mod table;
@@ -38,12 +39,24 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the daemon
+    Run {
+        /// The configuration
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// Accept subscribers that run as the daemon's own user, who could read its memory and its
+        /// keys. For a demo or a first try
+        #[arg(long)]
+        single_user: bool,
+    },
     /// Print the effective configuration and what deserves a thought
     Check(check::Arguments),
     /// Show what is in force, until when, and what needs a person
     Status(status::Arguments),
     /// Rotate WHAT now and follow it to its end
     Rotate(rotate::Arguments),
+    /// Renew the server certificate of a store directory, without a daemon
+    RenewCert(renew_cert::Arguments),
     /// Make a key here and have it certified by the client CA
     IssueClient(issue_client::Arguments),
     /// Print the completions of a shell
@@ -94,9 +107,16 @@ impl Command {
     async fn run(self, tasks: &Tasks) -> Result<(), Failure> {
         let json = self.wants_json();
         let outcome: Result<(), Ended> = match self {
+            Self::Run {
+                config,
+                single_user,
+            } => crate::run(&config, single_user, tasks)
+                .await
+                .map_err(Ended::from),
             Self::Check(arguments) => check::check(&arguments).map_err(Ended::from),
             Self::Status(arguments) => status::status(&arguments, tasks).await.map_err(Ended::from),
             Self::Rotate(arguments) => rotate::rotate(&arguments, tasks).await,
+            Self::RenewCert(arguments) => renew_cert::renew_cert(&arguments).map_err(Ended::from),
             Self::IssueClient(arguments) => issue_client::issue_client(&arguments, tasks)
                 .await
                 .map_err(Ended::from),
@@ -114,10 +134,11 @@ impl Command {
 
     fn wants_json(&self) -> bool {
         match self {
-            Self::Completions { .. } => false,
+            Self::Run { .. } | Self::Completions { .. } => false,
             Self::Check(arguments) => arguments.json,
             Self::Status(arguments) => arguments.json,
             Self::Rotate(arguments) => arguments.json,
+            Self::RenewCert(arguments) => arguments.json,
             Self::IssueClient(arguments) => arguments.json,
         }
     }
@@ -153,5 +174,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_flags_of_renew_cert_are_understood() {
+        for flags in [
+            &[
+                "--output",
+                "dir:/data",
+                "--cert-duration",
+                "2160h",
+                "--renew-before",
+                "720h",
+            ][..],
+            &["--output=dir:/data"],
+            &["--output=dir:/data", "--renew-before=0"],
+        ] {
+            let arguments = ["keyward", "renew-cert"].iter().chain(flags);
+            Arguments::try_parse_from(arguments).expect("the stock setup takes these");
+        }
     }
 }
