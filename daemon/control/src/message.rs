@@ -353,11 +353,23 @@ pub struct TunnelReport {
     #[serde(default)]
     pub failures: BTreeMap<String, u64>,
     /// Live connections by generation.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "numbered")]
     pub connections: BTreeMap<u64, u64>,
     /// Names of routes that the leaf does not cover.
     #[serde(default)]
     pub uncovered_routes: Vec<String>,
+}
+
+/// JSON has only texts as keys, and serde does not read numbers out of them inside a tagged enum.
+fn numbered<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<u64, u64>, D::Error> {
+    let texts = BTreeMap::<String, u64>::deserialize(deserializer)?;
+    let numbers = texts.into_iter().map(|(text, count)| {
+        let number = text.parse().map_err(serde::de::Error::custom)?;
+        Ok((number, count))
+    });
+    numbers.collect()
 }
 
 /// The subscriber leaves on purpose.
@@ -392,6 +404,21 @@ mod tests {
         assert!(Version::CURRENT.accepts(newer("\"1.9\"")));
         assert!(!Version::CURRENT.accepts(newer("\"2.0\"")));
         assert!(serde_json::from_str::<Version>("\"1\"").is_err());
+    }
+
+    #[test]
+    fn a_report_reads_back() {
+        let mut report = Report::default();
+        report.tunnels.push(TunnelReport {
+            connections: BTreeMap::from([(7, 3), (12, 1)]),
+            ..TunnelReport::default()
+        });
+        let sent = FromSubscriber::Report(report);
+        let text = serde_json::to_string(&sent).expect("it is written");
+        let read: FromSubscriber = serde_json::from_str(&text).expect("it is read");
+        assert_eq!(read, sent);
+        let bad = text.replace("\"7\"", "\"seven\"");
+        assert!(serde_json::from_str::<FromSubscriber>(&bad).is_err());
     }
 
     #[test]
