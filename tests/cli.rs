@@ -3,5 +3,6 @@
 mod client;
 mod commands;
 mod daemon;
+mod documents;
 mod process;
 mod stage;
