@@ -20,9 +20,11 @@ pub(crate) fn text(alert: AlertDescription) -> &'static str {
     row(alert).map_or("unexpected alert", |(_, _, text)| *text)
 }
 
-/// Whether the alert named `label` is a verdict on the certificate that was shown.
+/// Whether the alert named `label` is a verdict on the certificate that was shown. `decrypt_error`
+/// is one: of two CAs of the same name the wrong one is known, and the signature does not fit.
 pub(crate) fn is_about_certificate(label: &str) -> bool {
-    label.contains("certificate") && label != "certificate_required" || label == "unknown_ca"
+    matches!(label, "unknown_ca" | "decrypt_error")
+        || (label.contains("certificate") && label != "certificate_required")
 }
 
 type Row = (AlertDescription, &'static str, &'static str);

@@ -116,7 +116,8 @@ impl Files {
         }
     }
 
-    async fn look(&mut self) {
+    /// Reads everything once, and again if something is new.
+    pub(crate) async fn look(&mut self) {
         let first = self.read().await;
         if let Ok(read) = &first
             && self.decided.as_deref() == Some(read.digest.as_ref())

@@ -16,6 +16,8 @@ pub mod health;
 pub mod reload;
 pub mod route;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 pub mod upstream;
 
 use std::path::PathBuf;

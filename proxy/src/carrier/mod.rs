@@ -120,6 +120,15 @@ impl Carriers {
         web.chain(tls).collect()
     }
 
+    /// Where they listen, in the order of [`names`](Self::names).
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let tls = self.tls.iter().map(|(_, listener)| listener);
+        let all = self.web.iter().chain(tls);
+        all.filter_map(|listener| listener.local_addr().ok())
+            .collect()
+    }
+
     /// Serves them until the stop.
     pub(crate) fn listen(self, door: &Door) {
         if let Some(listener) = self.web {

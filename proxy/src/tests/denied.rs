@@ -1,0 +1,72 @@
+//! Mutual inner TLS, and client certificates that are refused.
+
+use control::{Credential, Policy};
+
+use super::world::{Ca, Caller, Client, Pipes, Proxy, TLS12, TLS13, read_rest, until};
+
+fn with_clients(ca: &Ca, client: &Client, generation: u64) -> Credential {
+    Credential {
+        client_ca_certificates: vec![client.ca.clone()],
+        ..ca.credential(generation)
+    }
+}
+
+fn denying(generation: u64, fingerprints: &[&str]) -> Policy {
+    Policy {
+        tunnel: "main".to_owned(),
+        generation,
+        routes: None,
+        denied: fingerprints.iter().map(|&text| text.to_owned()).collect(),
+    }
+}
+
+#[tokio::test]
+async fn a_client_ca_requires_a_certificate_under_it() {
+    let (ca, client, pipes) = (Ca::new(), Client::new(), Pipes::new());
+    pipes.offer(&with_clients(&ca, &client, 1)).settled().await;
+    for versions in [TLS12, TLS13] {
+        let anonymous = Caller::speaking(&[&ca], versions, None).connector();
+        assert!(pipes.handshake(&anonymous).await.1.is_err());
+        let stranger = Caller::speaking(&[&ca], versions, Some(&Client::new())).connector();
+        assert!(pipes.handshake(&stranger).await.1.is_err());
+        let known = Caller::speaking(&[&ca], versions, Some(&client)).connector();
+        pipes.handshake(&known).await.1.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_denial_ends_the_connection_at_once_and_lets_no_resumed_session_in() {
+    let (ca, client, proxy) = (Ca::new(), Client::new(), Proxy::start().await);
+    proxy.offer(&with_clients(&ca, &client, 1)).settled().await;
+    let known = Caller::speaking(&[&ca], TLS13, Some(&client));
+    let connector = known.connector();
+    let call = async || {
+        let stream = tokio::net::TcpStream::connect(proxy.tls).await.unwrap();
+        super::world::connect(&connector, stream).await.unwrap()
+    };
+    let mut stream = call().await;
+    proxy.ask(&mut stream).await;
+    let mut other = call().await;
+    let resumed = other.get_ref().1.handshake_kind();
+    assert_eq!(resumed, Some(tokio_rustls::rustls::HandshakeKind::Resumed));
+    proxy.ask(&mut other).await;
+
+    proxy
+        .credentials
+        .deny(&denying(1, &[&client.fingerprint.to_uppercase()]))
+        .unwrap();
+    assert_eq!(read_rest(&mut stream).await, "");
+    assert_eq!(read_rest(&mut other).await, "");
+    let mut late = call().await;
+    assert_eq!(read_rest(&mut late).await, "");
+    until("three connections were denied", || {
+        proxy.telemetry.denied.get() == 3
+    })
+    .await;
+
+    // A later policy takes it back; an earlier one that comes late does not.
+    proxy.credentials.deny(&denying(3, &[])).unwrap();
+    let stale = proxy.credentials.deny(&denying(2, &[&client.fingerprint]));
+    assert_eq!(stale.unwrap_err().reason, control::Reason::Stale);
+    proxy.ask(&mut call().await).await;
+}

@@ -1,0 +1,241 @@
+//! Certificate files, replaced in every way that people replace them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use control::{Credential, Leaf, Manifest, Policy};
+use process::Clock;
+use tempfile::TempDir;
+
+use super::world::{Ca, Client, Proxy, leaf_sha256, until};
+use crate::config::{Config, CredentialFiles};
+use crate::credential::Source;
+use crate::files::Files;
+
+/// A proxy whose `tls.crt` and `tls.key` are in `current/` of a directory.
+struct Stand {
+    proxy: Proxy,
+    files: Option<Files>,
+    directory: TempDir,
+}
+
+impl Stand {
+    async fn new() -> Self {
+        let (proxy, directory) = (Proxy::start().await, tempfile::tempdir().unwrap());
+        let text = "listen_addr: ':0'\ncontrol: {socket: none, tunnels: [main]}\nroutes: {}\n";
+        let config = Config::from_text(text, Some(super::world::DOMAIN)).unwrap();
+        let paths = CredentialFiles {
+            certificate: directory.path().join("current/tls.crt"),
+            key: directory.path().join("current/tls.key"),
+            client_ca: None,
+        };
+        let forwarder = Some(proxy.forwarder.clone());
+        let files = Files::new(paths, &config, proxy.credentials.clone(), forwarder);
+        Self {
+            proxy,
+            files: Some(files),
+            directory,
+        }
+    }
+
+    /// The files are watched from here on.
+    fn watch(&mut self) {
+        let files = self.files.take().expect("once");
+        let watching = files.watch(self.proxy.tasks.clone());
+        self.proxy.tasks.essential("files", watching);
+    }
+
+    /// The files are looked at once; then this generation is served.
+    async fn look(&mut self) -> u64 {
+        self.files.as_mut().expect("not watched").look().await;
+        self.generation()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A directory `name` with a pair in it.
+    fn directory(&self, name: &str, leaf: &Leaf) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("tls.crt"), &leaf.chain).unwrap();
+        fs::write(path.join("tls.key"), leaf.key.expose()).unwrap();
+        path
+    }
+
+    /// Points `current` at a directory, in one step.
+    fn point(&self, to: &Path) {
+        let link = self.path("next");
+        std::os::unix::fs::symlink(to, &link).unwrap();
+        fs::rename(link, self.path("current")).unwrap();
+    }
+
+    /// Replaces one file by a rename within its directory.
+    fn rename(&self, name: &str, text: &str) {
+        let path = self.path("current").join(name);
+        fs::write(path.with_extension("new"), text).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    fn served(&self) -> Option<String> {
+        let current = self.proxy.credentials.current();
+        current.first().map(|serving| serving.leaf.sha256.clone())
+    }
+
+    async fn serves(&self, leaf: &Leaf) {
+        let wanted = leaf_sha256(leaf);
+        until("the new pair is served", || {
+            self.served().as_ref() == Some(&wanted)
+        })
+        .await;
+    }
+
+    fn generation(&self) -> u64 {
+        self.proxy.credentials.current()[0].generation
+    }
+}
+
+#[tokio::test]
+async fn five_swaps_in_a_row_are_seen_by_symlink_by_rename_and_in_place() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    stand.watch();
+    for n in 0..5 {
+        let leaf = ca.leaf();
+        stand.point(&stand.directory(&format!("gen-{n}"), &leaf));
+        stand.serves(&leaf).await;
+    }
+    for _ in 0..5 {
+        let leaf = ca.leaf();
+        stand.rename("tls.crt", &leaf.chain);
+        stand.rename("tls.key", leaf.key.expose());
+        stand.serves(&leaf).await;
+    }
+    for _ in 0..5 {
+        let leaf = ca.leaf();
+        fs::write(stand.path("current/tls.key"), leaf.key.expose()).unwrap();
+        fs::write(stand.path("current/tls.crt"), &leaf.chain).unwrap();
+        stand.serves(&leaf).await;
+    }
+    assert_eq!(stand.generation(), 15, "each pair once, and no mixture");
+}
+
+#[tokio::test]
+async fn half_a_pair_and_rubbish_keep_the_last_good_one() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    let first = ca.leaf();
+    stand.point(&stand.directory("gen", &first));
+    assert_eq!(stand.look().await, 1);
+    let torn = ca.leaf();
+    let third = ca.leaf();
+    let second = std::time::Duration::from_secs(1);
+    let expired = ca.leaf_for(super::world::DOMAIN, early(), second);
+    let key = |leaf: &Leaf| leaf.key.expose().to_owned();
+    for (chain, key) in [
+        (ca.leaf().chain, key(&ca.leaf())),
+        (torn.chain[..torn.chain.len() / 2].to_owned(), key(&torn)),
+        (String::new(), key(&torn)),
+        (torn.chain.clone(), String::new()),
+        (expired.chain.clone(), key(&expired)),
+    ] {
+        for (name, text) in [("tls.key", &key), ("tls.crt", &chain)] {
+            stand.rename(name, text);
+            assert_eq!(stand.look().await, 1);
+            assert_eq!(stand.served(), Some(leaf_sha256(&first)));
+        }
+    }
+    fs::remove_file(stand.path("current/tls.key")).unwrap();
+    assert_eq!(stand.look().await, 1);
+    stand.rename("tls.crt", &third.chain);
+    assert_eq!(stand.look().await, 1);
+    stand.rename("tls.key", third.key.expose());
+    assert_eq!(stand.look().await, 2);
+    assert_eq!(stand.served(), Some(leaf_sha256(&third)));
+}
+
+#[tokio::test]
+async fn a_pair_that_begins_later_is_taken_when_it_begins() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    let (first, day) = (ca.leaf(), std::time::Duration::from_secs(86_400));
+    stand.point(&stand.directory("now", &first));
+    assert_eq!(stand.look().await, 1);
+    let tomorrow = process::SystemClock.wall() + day;
+    let next = ca.leaf_for(super::world::DOMAIN, tomorrow, day);
+    stand.point(&stand.directory("later", &next));
+    assert_eq!(stand.look().await, 1, "F33");
+    stand.proxy.clock.advance(day);
+    assert_eq!(stand.look().await, 2, "although no file has changed");
+}
+
+/// A time at which a leaf of one second was over long ago.
+fn early() -> std::time::SystemTime {
+    process::SystemClock.wall() - std::time::Duration::from_secs(100)
+}
+
+fn manifest(credential: &Credential, denied: &[&str]) -> String {
+    let manifest = Manifest {
+        tunnel: credential.tunnel.clone(),
+        tunnel_domain: credential.tunnel_domain.clone(),
+        generation: credential.generation,
+        lowest: credential.lowest,
+        leaf_sha256: leaf_sha256(&credential.leaf),
+        ca_certificates: credential.ca_certificates.clone(),
+        client_ca_certificates: credential.client_ca_certificates.clone(),
+        policy: Some(Policy {
+            tunnel: credential.tunnel.clone(),
+            generation: credential.generation,
+            routes: None,
+            denied: denied.iter().map(|&text| text.to_owned()).collect(),
+        }),
+    };
+    serde_json::to_string(&manifest).unwrap()
+}
+
+#[tokio::test]
+async fn a_manifest_gives_the_generation_the_clients_and_the_denials() {
+    let (ca, client, mut stand) = (Ca::new(), Client::new(), Stand::new().await);
+    let credential = Credential {
+        client_ca_certificates: vec![client.ca.clone()],
+        ..ca.credential(41)
+    };
+    let path = stand.directory("gen-41", &credential.leaf);
+    let text = manifest(&credential, &[&client.fingerprint]);
+    fs::write(path.join("manifest.json"), text).unwrap();
+    stand.point(&path);
+    assert_eq!(stand.look().await, 41);
+    let tunnel = stand.proxy.credentials.current()[0].tunnel.clone();
+    assert!(tunnel.denied.borrow().contains(&client.fingerprint));
+
+    // One of an earlier generation, and one that belongs to another pair, are not taken.
+    let earlier = ca.credential(40);
+    let path = stand.directory("gen-40", &earlier.leaf);
+    fs::write(path.join("manifest.json"), manifest(&earlier, &[])).unwrap();
+    stand.point(&path);
+    assert_eq!(stand.look().await, 41);
+    let mixed = ca.credential(42);
+    let path = stand.directory("gen-42", &ca.leaf());
+    fs::write(path.join("manifest.json"), manifest(&mixed, &[])).unwrap();
+    stand.point(&path);
+    assert_eq!(stand.look().await, 41);
+    assert_eq!(stand.served(), Some(leaf_sha256(&credential.leaf)));
+}
+
+#[tokio::test]
+async fn the_channel_wins_over_files_for_good() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    let first = ca.leaf();
+    stand.point(&stand.directory("gen", &first));
+    assert_eq!(stand.look().await, 1);
+    // Counted here, so a lower number from the daemon is not an older one.
+    let pushed = ca.credential(1);
+    stand.proxy.offer(&pushed).settled().await;
+    assert_eq!(stand.served(), Some(leaf_sha256(&pushed.leaf)));
+    let files = Credential {
+        leaf: ca.leaf(),
+        ..ca.credential(7)
+    };
+    for source in [Source::Files, Source::Directory] {
+        assert!(stand.proxy.credentials.offer(&files, source).is_err());
+    }
+    assert_eq!(stand.proxy.credentials.current().len(), 1);
+}
