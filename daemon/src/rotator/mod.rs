@@ -185,8 +185,17 @@ impl Engine {
             moment,
         };
         // One publication first: an order must not delay what proxies wait for after a start.
-        for request in requests {
-            orders::take(&mut self.tunnels, &mut desk, request);
+        let answers: Vec<_> = requests
+            .into_iter()
+            .map(|request| orders::take(&mut self.tunnels, &mut desk, request))
+            .collect();
+        if !answers.is_empty() {
+            // Whoever follows his order at once must find it.
+            let status = report::status(&self.tunnels, desk.operations, board, moment);
+            board.status.send_replace(Arc::new(status));
+        }
+        for answer in answers {
+            answer.send();
         }
         let mut pause = TICK;
         for tunnel in self.tunnels.values_mut() {

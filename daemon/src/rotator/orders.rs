@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use pki::{ClientProfile, Serial};
+use tokio::sync::oneshot;
 
 use super::Moment;
 use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
@@ -75,8 +76,25 @@ impl Operations {
     }
 }
 
-/// Takes or refuses an order, and answers.
-pub(super) fn take(tunnels: &mut BTreeMap<String, Tunnel>, desk: &mut Desk<'_>, request: Request) {
+/// What is to be said to whoever ordered, once the status shows it.
+pub(super) struct Answer {
+    to: oneshot::Sender<Result<Operation, Refusal>>,
+    outcome: Result<Operation, Refusal>,
+}
+
+impl Answer {
+    pub(super) fn send(self) {
+        // Whoever asked may have gone; the order stands.
+        let _ = self.to.send(self.outcome);
+    }
+}
+
+/// Takes or refuses an order.
+pub(super) fn take(
+    tunnels: &mut BTreeMap<String, Tunnel>,
+    desk: &mut Desk<'_>,
+    request: Request,
+) -> Answer {
     let Request {
         order,
         actor,
@@ -97,8 +115,10 @@ pub(super) fn take(tunnels: &mut BTreeMap<String, Tunnel>, desk: &mut Desk<'_>, 
             ),
         )),
     };
-    // Whoever asked may have gone; the order stands.
-    let _ = answer.send(outcome);
+    Answer {
+        to: answer,
+        outcome,
+    }
 }
 
 impl Tunnel {

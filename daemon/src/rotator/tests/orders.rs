@@ -248,3 +248,25 @@ fn what_every_proxy_refuses_is_taken_back() {
     assert_eq!(back.generation, 3);
     assert!(!world.status().alarms.is_empty());
 }
+
+#[test]
+fn whoever_is_answered_finds_his_operation_in_the_status() {
+    let world = World::new();
+    let mut engine = world.start();
+    let (answer, answered) = oneshot::channel();
+    let tunnel = "main".to_owned();
+    let request = Request {
+        order: Order::RotateServerCertificate { tunnel },
+        actor: "uid:1000".to_owned(),
+        answer,
+    };
+    let status = world.board.status.clone();
+    // As quick as a client can be, while the turn still makes keys and syncs files.
+    let client = std::thread::spawn(move || {
+        let operation = answered.blocking_recv().unwrap().unwrap();
+        let status = status.borrow();
+        status.operations.iter().any(|one| one.id == operation.id)
+    });
+    world.turn_with(&mut engine, vec![request]);
+    assert!(client.join().unwrap());
+}
