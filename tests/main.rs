@@ -6,3 +6,5 @@ mod budget;
 mod certificates;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod demo;

@@ -110,7 +110,9 @@ pub async fn run(options: Options, tasks: &Tasks) -> Result<Outcome, Failure> {
         end = watch(&stack, tasks) => end,
         () = screen.follow(&counts, began, options.seconds) => End::Stopped,
     };
-    if matches!(end, End::Ended(_)) {
+    if let End::Ended(ended) = &end {
+        let news = format!("{} ended with {}", ended.program, ended.status);
+        screen.say(&news);
         // What the loss of a program costs is part of the answer.
         sleep(Duration::from_secs(1)).await;
     }
@@ -128,8 +130,8 @@ pub async fn run(options: Options, tasks: &Tasks) -> Result<Outcome, Failure> {
     if keep {
         screen.say(&format!("logs are kept in {}", logs.display()));
     }
-    verdict(end, &ledger)?;
     screen.result(&counts);
+    verdict(end, &ledger)?;
     Ok(Outcome { ledger })
 }
 

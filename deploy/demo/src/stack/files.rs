@@ -59,13 +59,15 @@ impl Paths {
             .map(|name| quoted(name))
             .collect();
         let text = format!(
-            "state: {state}\nlog_level: {level}\ncontrol:\n  socket: {control}\noperator:\n  socket: {operator}\n\
+            "state: {state}\nlog_level: {level}\ncontrol:\n  socket: {control}\n  subscribers: [{uid}]\noperator:\n  socket: {operator}\n\
              health:\n  listen_addr: 127.0.0.1:0\ntunnels:\n  {tunnel}:\n    provider: static\n    \
              domain: {domain}\n    store: {store}\n    server_certificate:\n      lifetime: 1h\n      \
              extra_names: [{names}]\n{more}",
             state = quoted(&self.root.join("state").display().to_string()),
             level = options.log_level,
             control = quoted(&self.control_socket.display().to_string()),
+            // All run as whoever started this one, hence `--single-user`.
+            uid = rustix::process::geteuid().as_raw(),
             operator = quoted(&self.operator_socket.display().to_string()),
             tunnel = super::TUNNEL,
             domain = options.domain,
