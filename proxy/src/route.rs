@@ -144,6 +144,12 @@ pub fn normal_host(authority: &str) -> Option<Cow<'_, str>> {
     })
 }
 
+/// A host as it stands, but for a port behind it.
+pub fn without_port(authority: &str) -> &str {
+    let host = authority.trim_end_matches(|c: char| c.is_ascii_digit());
+    host.strip_suffix(':').unwrap_or(authority)
+}
+
 /// Looks `host` up, which [`normal_host`] made: as a whole first, then without `.DOMAIN`.
 pub fn find<'t, T, S: BuildHasher>(
     table: &'t HashMap<Box<str>, T, S>,

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,9 +62,8 @@ impl Body {
     /// # Errors
     ///
     /// The upstream broke off before the first byte.
-    pub(super) async fn relay(mut relay: Box<Relay>) -> Result<Self, BodyError> {
-        let first = std::future::poll_fn(|cx| Poll::Ready(relay.poll_frame(cx))).await;
-        match first {
+    pub(super) fn relay(mut relay: Relay, cx: &mut Context<'_>) -> Result<Self, BodyError> {
+        match relay.poll_frame(cx) {
             Poll::Pending => {}
             Poll::Ready(None) => return Ok(Self::empty()),
             Poll::Ready(Some(Err(error))) => return Err(error),
@@ -74,7 +73,7 @@ impl Body {
                 Err(frame) => relay.ahead = Some(frame),
             },
         }
-        Ok(Self(Kind::Relay(relay)))
+        Ok(Self(Kind::Relay(Box::new(relay))))
     }
 }
 
@@ -213,16 +212,22 @@ impl Relay {
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if self.body.is_end_stream() {
-                    self.finish(cx);
+                    self.finish();
                 }
                 Poll::Ready(self.pass(frame).map(Ok))
             }
             Poll::Ready(None) => {
-                self.finish(cx);
+                self.finish();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error).map(Err)),
-            Poll::Pending => self.poll_idle(cx),
+            Poll::Pending => {
+                let polled = self.poll_idle(cx);
+                if let (Poll::Pending, Some(link)) = (&polled, &self.link) {
+                    link.wait(cx);
+                }
+                polled
+            }
         }
     }
 
@@ -231,18 +236,21 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(link) = &mut self.link else {
+            return Pin::new(&mut self.body).poll_frame(cx);
+        };
+        // Only polling the connection makes the body ready, so that needs to wake nobody.
+        let mut quiet = Context::from_waker(Waker::noop());
+        link.attend();
+        let polled = Pin::new(&mut self.body).poll_frame(&mut quiet);
         if polled.is_ready() {
             return polled;
         }
-        let Some(link) = &mut self.link else {
-            return polled;
-        };
-        if link.poll(cx).is_ready() {
+        if link.poll().is_ready() {
             // Over: what it did not deliver, it will not; dropping it says so to the body.
             self.link = None;
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        Pin::new(&mut self.body).poll_frame(&mut quiet)
     }
 
     /// Notes what passes. Cuts an event stream behind its open event when time is up.
@@ -307,9 +315,9 @@ impl Relay {
     }
 
     /// The body is whole: its connection goes back to the upstream, if it can serve another request.
-    fn finish(&mut self, cx: &mut Context<'_>) {
+    fn finish(&mut self) {
         if let Some(mut link) = self.link.take()
-            && link.is_reusable(cx)
+            && link.is_reusable()
         {
             self.upstream.give_back(link);
         }

@@ -15,20 +15,12 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::answer::{Chain, ForwardError};
+use super::call::Call;
 use super::headers::{introduce, join_cookies, strip_request, strip_response};
 use super::table::Entry;
 use super::{Body, Caller, Shared};
 use crate::route;
 use crate::upstream::{ConnectError, Upload};
-
-/// A request that has a route, ready to be sent.
-pub(super) struct Call {
-    pub(super) entry: Arc<Entry>,
-    pub(super) request: Request<Upload>,
-    pub(super) id: HeaderValue,
-    /// The caller's side of a change of protocol, if it asked for one.
-    pub(super) upgrade: Option<OnUpgrade>,
-}
 
 impl Shared {
     /// Checks a request, finds its route and makes it ready; or gives the refusal.
@@ -36,7 +28,7 @@ impl Shared {
         &self,
         mut request: Request<Incoming>,
         caller: &Caller,
-    ) -> Result<Call, Box<Response<Body>>> {
+    ) -> Result<(Request<Upload>, Call), Box<Response<Body>>> {
         let id = self.ids.identify(request.headers_mut());
         let found = sound(&request).and_then(|host| {
             started(&request, &host, &id);
@@ -55,18 +47,19 @@ impl Shared {
             }
         };
         let (request, upgrade) = outgoing(request, &entry, host, caller);
-        Ok(Call {
-            entry,
-            request,
-            id,
-            upgrade,
-        })
+        let call = Call { entry, id, upgrade };
+        Ok((request, call))
     }
 
     fn find(&self, host: &HeaderValue, caller: &Caller) -> Result<Arc<Entry>, ForwardError> {
-        let host = normal(host)?;
         let domain = caller.tunnel_domain.as_deref().or(self.domain.as_deref());
-        self.tables.find(&caller.tunnel, &host, domain)
+        let find = |host| self.tables.find(&caller.tunnel, host, domain);
+        // Names of routes are in normal form, so a host that is found as it stands is too.
+        let bare = host.to_str().map_or("", route::without_port);
+        match find(bare) {
+            Err(ForwardError::NoRoute) => find(&normal(host)?),
+            found => found,
+        }
     }
 }
 

@@ -34,55 +34,81 @@ pub(super) struct Hop {
     pub(super) trailers: bool,
 }
 
+/// Which of the headers that end here a message has. One pass over the names is cheaper than asking
+/// for each, since most messages have none or one.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    connection: bool,
+    /// One that only a proxy may say.
+    claim: bool,
+    /// Any other that ends here.
+    fixed: bool,
+}
+
+impl Found {
+    fn among(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            match *name {
+                header::CONNECTION => found.connection = true,
+                header::FORWARDED => found.claim = true,
+                header::TE
+                | header::TRANSFER_ENCODING
+                | header::UPGRADE
+                | header::PROXY_AUTHENTICATE
+                | header::PROXY_AUTHORIZATION => found.fixed = true,
+                _ => {
+                    found.claim |= is_claim(name);
+                    found.fixed |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION;
+                }
+            }
+        }
+        found
+    }
+}
+
 /// Takes out of a request what concerns only the connection that it came on, and every claim about
 /// who forwarded it.
 pub(super) fn strip_request(headers: &mut HeaderMap) -> Hop {
+    let found = Found::among(headers);
     let mut hop = Hop::default();
-    let (mut connection, mut claims) = (false, false);
-    for name in headers.keys() {
-        if *name == header::CONNECTION {
-            connection = true;
-        } else if *name == header::TE {
-            hop.trailers = true;
-        } else {
-            claims |= is_claim(name);
-        }
-    }
-    if hop.trailers {
+    if found.fixed {
         hop.trailers = lists(headers, &header::TE, "trailers");
-        headers.remove(header::TE);
     }
-    if connection {
-        if lists(headers, &header::CONNECTION, "upgrade") {
+    if found.connection {
+        if found.fixed && lists(headers, &header::CONNECTION, "upgrade") {
             hop.upgrade = headers.remove(header::UPGRADE).filter(is_passable);
         }
         strip_connection(headers);
     }
-    if claims {
-        let claimed: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| is_claim(name))
-            .cloned()
-            .collect();
-        for name in claimed {
+    if found.claim {
+        let claims = headers.keys().filter(|name| is_claim(name));
+        let claims: Vec<HeaderName> = claims.cloned().collect();
+        for name in claims {
             headers.remove(name);
         }
     }
-    strip_fixed(headers);
-    headers.remove(header::PROXY_AUTHORIZATION);
+    if found.fixed {
+        strip_fixed(headers);
+        headers.remove(header::PROXY_AUTHORIZATION);
+    }
     hop
 }
 
 /// Takes out of an answer what concerns only the connection to the upstream.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
+    let found = Found::among(headers);
+    if found.connection {
         strip_connection(headers);
     }
-    strip_fixed(headers);
-    headers.remove(header::PROXY_AUTHENTICATE);
+    if found.fixed {
+        strip_fixed(headers);
+        headers.remove(header::PROXY_AUTHENTICATE);
+    }
 }
 
 fn strip_fixed(headers: &mut HeaderMap) {
+    headers.remove(header::TE);
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::UPGRADE);
     headers.remove(&KEEP_ALIVE);
@@ -91,6 +117,13 @@ fn strip_fixed(headers: &mut HeaderMap) {
 
 /// Removes `Connection` and what it names; what frames or routes a message cannot be named.
 fn strip_connection(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(header::CONNECTION).iter();
+    let first = values.next().map(HeaderValue::as_bytes);
+    if values.next().is_none() && matches!(first, Some(b"keep-alive" | b"close")) {
+        // What nearly everybody says, and it names nothing.
+        headers.remove(header::CONNECTION);
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -111,10 +144,8 @@ fn is_passable(upgrade: &HeaderValue) -> bool {
 
 /// Only a proxy may say these.
 fn is_claim(name: &HeaderName) -> bool {
-    *name == header::FORWARDED || {
-        let name = name.as_str();
-        name.starts_with("x-forwarded-") || name == "x-real-ip"
-    }
+    let text = name.as_str();
+    text.starts_with("x-forwarded-") || text == "x-real-ip" || *name == header::FORWARDED
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
@@ -138,7 +169,7 @@ pub(super) fn introduce(
 ) {
     headers.insert(&X_FORWARDED_HOST, host);
     headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-    if let Some(value) = peer.and_then(|ip| Text::of(format_args!("{}", ip.to_canonical()))) {
+    if let Some(value) = peer.and_then(address) {
         headers.insert(&X_FORWARDED_FOR, value);
     }
     if let Some(protocol) = hop.upgrade {
@@ -148,6 +179,22 @@ pub(super) fn introduce(
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+}
+
+fn address(ip: IpAddr) -> Option<HeaderValue> {
+    let mut text = Text::<45>::default();
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            for (index, octet) in ip.octets().into_iter().enumerate() {
+                if index > 0 {
+                    text.push(b'.');
+                }
+                text.decimal(octet);
+            }
+        }
+        IpAddr::V6(ip) => write!(text, "{ip}").ok()?,
+    }
+    text.value()
 }
 
 /// HTTP/2 may send a cookie in crumbs, HTTP/1.1 may not (RFC 9113 §8.2.3).
@@ -162,74 +209,132 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes ids for requests that came without: unique, and not to be guessed from one another.
-#[derive(Debug, Default)]
+/// Makes ids for requests that came without: unique, and spread over all values.
+#[derive(Debug)]
 pub(super) struct Ids {
-    key: RandomState,
+    /// Where this process begins.
+    seed: u64,
     next: AtomicU64,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self {
+            // The one source of randomness in the standard library.
+            seed: RandomState::new().hash_one(0),
+            next: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Ids {
     /// The request's `X-Request-Id` and its W3C `traceparent`, kept or made.
     pub(super) fn identify(&self, headers: &mut HeaderMap) -> HeaderValue {
-        let kept = headers
-            .get(&X_REQUEST_ID)
-            .filter(|id| is_sound_id(id))
-            .cloned();
-        let trace = !headers.contains_key(&TRACEPARENT);
-        if !trace && let Some(id) = kept {
-            return id;
+        if !headers.contains_key(&TRACEPARENT) {
+            headers.insert(&TRACEPARENT, self.traceparent());
         }
-        let number = self.next.fetch_add(2, Ordering::Relaxed);
-        let (high, low) = (self.key.hash_one(number), self.key.hash_one(number + 1));
-        if trace {
-            // Not sampled: we record nothing. An all-zero id is invalid, hence the ones.
-            let span = (high ^ low.rotate_left(32)) | 1;
-            let text = format_args!("00-{high:016x}{:016x}-{span:016x}-00", low | 1);
-            if let Some(value) = Text::of(text) {
-                headers.insert(&TRACEPARENT, value);
-            }
+        let kept = headers.get(&X_REQUEST_ID).filter(|id| is_sound_id(id));
+        if let Some(id) = kept {
+            return id.clone();
         }
-        kept.unwrap_or_else(|| {
-            let made = Text::of(format_args!("{high:016x}"));
-            let id = made.unwrap_or(HeaderValue::from_static("-"));
-            headers.insert(&X_REQUEST_ID, id.clone());
-            id
-        })
+        let mut text = Text::<16>::default();
+        text.hexadecimal(self.next());
+        let id = text.value().unwrap_or(HeaderValue::from_static("-"));
+        headers.insert(&X_REQUEST_ID, id.clone());
+        id
+    }
+
+    /// Version 0, not sampled, since we record nothing. An all-zero id is invalid, hence the ones.
+    fn traceparent(&self) -> HeaderValue {
+        let mut text = Text::<55>::default();
+        text.bytes(b"00-");
+        text.hexadecimal(self.next());
+        text.hexadecimal(self.next() | 1);
+        text.push(b'-');
+        text.hexadecimal(self.next() | 1);
+        text.bytes(b"-00");
+        text.value().unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// `SplitMix64` (Steele, Lea, Flood 2014): visits every value once.
+    fn next(&self) -> u64 {
+        let step = self.next.fetch_add(GOLDEN, Ordering::Relaxed);
+        let z = self.seed.wrapping_add(step);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 }
+
+/// 2⁶⁴ divided by the golden ratio, odd.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 fn is_sound_id(id: &HeaderValue) -> bool {
     let id = id.as_bytes();
     !id.is_empty() && id.len() <= LONGEST_REQUEST_ID && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// A short text on the stack, so that a header costs one allocation and not two.
-struct Text {
-    bytes: [u8; 64],
+/// A short text on the stack, so that a header costs one allocation and no formatting machinery.
+struct Text<const N: usize> {
+    bytes: [u8; N],
     length: usize,
 }
 
-impl Text {
-    fn of(text: std::fmt::Arguments<'_>) -> Option<HeaderValue> {
-        let mut this = Self {
-            bytes: [0; 64],
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self {
+            bytes: [0; N],
             length: 0,
-        };
-        this.write_fmt(text).ok()?;
-        HeaderValue::from_bytes(this.bytes.get(..this.length)?).ok()
+        }
     }
 }
 
-impl Write for Text {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        let room = self
-            .bytes
-            .get_mut(self.length..end)
-            .ok_or(std::fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
+impl<const N: usize> Text<N> {
+    /// What does not fit is left out, and [`value`](Self::value) says so.
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+        }
+        self.length += 1;
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        if let Some(place) = self.bytes.get_mut(self.length..end) {
+            place.copy_from_slice(bytes);
+        }
         self.length = end;
+    }
+
+    fn decimal(&mut self, number: u8) {
+        if number >= 100 {
+            self.push(b'0' + number / 100);
+        }
+        if number >= 10 {
+            self.push(b'0' + number / 10 % 10);
+        }
+        self.push(b'0' + number % 10);
+    }
+
+    fn hexadecimal(&mut self, number: u64) {
+        let mut digits = [0; 16];
+        let mut rest = number;
+        for digit in digits.iter_mut().rev() {
+            let value = (rest & 15) as u8;
+            *digit = value + if value < 10 { b'0' } else { b'a' - 10 };
+            rest >>= 4;
+        }
+        self.bytes(&digits);
+    }
+
+    fn value(&self) -> Option<HeaderValue> {
+        HeaderValue::from_bytes(self.bytes.get(..self.length)?).ok()
+    }
+}
+
+impl<const N: usize> Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.bytes(text.as_bytes());
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! One request: from the caller to its upstream and back.
 //!
 //! Nothing is buffered: bodies pass both ways as they come, an event goes out as soon as it is in, and
-//! no answer has a time limit. Whoever goes away takes the other side along: dropping the future of
-//! [`Forwarder::forward`] or the [`Body`] that it gave closes the upstream connection at once.
+//! no answer has a time limit. Whoever goes away takes the other side along: dropping a [`Forwarding`]
+//! or the [`Body`] that it gave closes the upstream connection at once.
 
 mod answer;
 mod body;
+mod call;
 mod events;
 mod head;
 mod headers;
@@ -17,12 +18,12 @@ mod upgrade;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use process::metrics::{Counter, Exposition};
 use process::{Failure, Tasks};
@@ -30,19 +31,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, RouteSource};
 use crate::route::RouteError;
-use crate::upstream::{Link, Rules, Trust, Upload};
-use body::{Relay, Source};
-use head::Call;
-use table::{Entry, Tables};
+use crate::upstream::{Rules, Trust};
+use table::Tables;
 
 pub use answer::{Blame, ForwardError, request_id_of};
 pub use body::{Body, BodyError};
 
 /// Idle upstream connections are looked at this often.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// A caller whose upstream cannot be reached may take this long to say which call it was.
-const FIRST_CHUNK: Duration = Duration::from_millis(250);
 
 /// Who calls: one for each connection, shared by its requests.
 #[derive(Debug)]
@@ -65,6 +61,30 @@ pub struct Caller {
 /// Forwards requests to upstream MCP servers. Clones share routes and connections.
 #[derive(Clone, Debug)]
 pub struct Forwarder(Arc<Shared>);
+
+/// A request that is being answered. Small, and not bound to the [`Forwarder`]: it is moved about
+/// before it is first polled.
+#[must_use = "futures do nothing unless polled"]
+pub struct Forwarding(Step);
+
+enum Step {
+    Refused(Option<Box<Response<Body>>>),
+    Waiting(call::Answering),
+}
+
+impl Future for Forwarding {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Step::Refused(response) => {
+                let response = response.take().expect("it is not polled after it is ready");
+                Poll::Ready(Ok(*response))
+            }
+            Step::Waiting(answering) => answering.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -121,22 +141,15 @@ impl Forwarder {
         Ok(this)
     }
 
-    /// Answers `request`, whatever happens.
-    ///
-    /// # Errors
-    ///
-    /// None.
-    pub async fn forward(
-        &self,
-        request: Request<Incoming>,
-        caller: Arc<Caller>,
-    ) -> Result<Response<Body>, Infallible> {
-        let call = match self.0.receive(request, &caller) {
-            Ok(call) => call,
-            Err(refused) => return Ok(*refused),
-        };
-        call.entry.calls.increment();
-        Ok(self.0.call(call, caller).await)
+    /// Answers `request`, whatever happens. Dropping what is returned, or the body of the answer,
+    /// cancels the call.
+    pub fn forward(&self, request: Request<Incoming>, caller: Arc<Caller>) -> Forwarding {
+        match self.0.receive(request, &caller) {
+            Ok((request, call)) => {
+                Forwarding(Step::Waiting(call::begin(&self.0, request, call, caller)))
+            }
+            Err(refused) => Forwarding(Step::Refused(Some(refused))),
+        }
     }
 
     /// Puts new routes in force for one tunnel, or for all that have none of their own. Calls in
@@ -236,127 +249,6 @@ impl Forwarder {
             page.sample("proxy_refused_total", &[("reason", reason)], counter.get());
         }
     }
-}
-
-impl Shared {
-    /// Sends a call upstream and gives what comes back, or an answer in its place.
-    async fn call(&self, call: Call, caller: Arc<Caller>) -> Response<Body> {
-        let Call {
-            entry,
-            mut request,
-            id,
-            upgrade,
-        } = call;
-        loop {
-            let idle = entry.upstream.idle();
-            let dialled = if let Some(link) = idle {
-                Ok(link)
-            } else {
-                tokio::select! {
-                    biased;
-                    dialled = entry.upstream.dial() => dialled.map_err(ForwardError::from),
-                    () = caller.cut.cancelled() => Err(ForwardError::Cut),
-                }
-            };
-            let mut link = match dialled {
-                Ok(link) => link,
-                Err(error) => {
-                    let first = first_chunk(request).await;
-                    return failed(&error, &entry, first.as_ref(), &id);
-                }
-            };
-            let sent = tokio::select! {
-                biased;
-                sent = link.send(request) => Some(sent),
-                () = caller.cut.cancelled() => None,
-            };
-            let error = match sent {
-                None => ForwardError::Cut,
-                Some(Ok(response)) => {
-                    let first = link.seen.first();
-                    let answered = self.answered(response, link, &entry, upgrade, caller).await;
-                    return answered
-                        .unwrap_or_else(|error| failed(&error, &entry, first.as_ref(), &id));
-                }
-                Some(Err(mut unanswered)) => match unanswered.take_message() {
-                    // The upstream had closed the idle connection; nothing of the request was sent.
-                    Some(unsent) if link.reused && unsent.body().is_untouched() => {
-                        request = unsent;
-                        continue;
-                    }
-                    _ if link.seen.failed() => ForwardError::CallerGone(unanswered.into_error()),
-                    _ => ForwardError::Broken(unanswered.into_error()),
-                },
-            };
-            let first = link.seen.first();
-            return failed(&error, &entry, first.as_ref(), &id);
-        }
-    }
-
-    /// Passes an upstream's answer on.
-    async fn answered(
-        &self,
-        response: Response<Incoming>,
-        link: Box<Link>,
-        entry: &Arc<Entry>,
-        upgrade: Option<hyper::upgrade::OnUpgrade>,
-        caller: Arc<Caller>,
-    ) -> Result<Response<Body>, ForwardError> {
-        let (mut parts, body) = response.into_parts();
-        head::answer(&mut parts)?;
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            let upgrade = upgrade.ok_or(ForwardError::Unusable(
-                "a change of protocol nobody asked for",
-            ))?;
-            let left = link
-                .into_parts()
-                .ok_or(ForwardError::Unusable("no connection left"))?;
-            self.tasks.spawn(upgrade::splice(upgrade, left, caller));
-            return Ok(Response::from_parts(parts, Body::empty()));
-        }
-        link.seen.forget();
-        let source = if link.seen.ended() {
-            Source::Link(link)
-        } else {
-            // The answer came before the request's end: both go on, and neither waits for the other.
-            let stop = CancellationToken::new();
-            let stopped = stop.clone().cancelled_owned();
-            let driver = link.into_driver();
-            self.tasks.spawn(async move {
-                tokio::select! {
-                    () = driver => {}
-                    () = stopped => {}
-                }
-            });
-            Source::Task(stop.drop_guard())
-        };
-        let mut relay = Box::new(Relay::new(body, source, entry.upstream.clone(), caller));
-        if events::may_take_comments(&parts.headers) {
-            relay.with_events(self.idle_comment);
-        }
-        match Body::relay(relay).await {
-            Ok(body) => Ok(Response::from_parts(parts, body)),
-            Err(BodyError::Upstream(error)) => Err(ForwardError::Broken(error)),
-            Err(BodyError::Cut) => Err(ForwardError::Cut),
-        }
-    }
-}
-
-fn failed(
-    error: &ForwardError,
-    entry: &Entry,
-    first: Option<&Bytes>,
-    id: &http::HeaderValue,
-) -> Response<Body> {
-    entry.failures.increment();
-    head::log(error, entry, id);
-    error.answer(first, id)
-}
-
-/// The first chunk of a request that nobody will serve, for the JSON-RPC `id` in it.
-async fn first_chunk(mut request: Request<Upload>) -> Option<Bytes> {
-    let frame = tokio::time::timeout(FIRST_CHUNK, request.body_mut().frame()).await;
-    frame.ok()??.ok()?.into_data().ok()
 }
 
 async fn sweep(shared: std::sync::Weak<Shared>, ticks: u32, tasks: Tasks) {

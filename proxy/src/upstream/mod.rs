@@ -4,6 +4,7 @@
 //! answer like any other.
 
 mod address;
+mod bell;
 mod connect;
 mod link;
 mod pool;
@@ -21,10 +22,11 @@ use crate::config::value::Target;
 
 pub use address::{NotAllowed, PRIVATE, check};
 pub use connect::ConnectError;
-pub(crate) use link::{Link, Parts};
+pub(crate) use link::{Link, Parts, Sent, Unanswered};
 pub(crate) use stream::Stream;
 pub use tls::Trust;
-pub(crate) use upload::{Seen, Upload};
+use upload::Seen;
+pub(crate) use upload::Upload;
 
 /// What all upstreams of a proxy share.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! Idle connections to one upstream, last in first out, so that a burst's surplus ages and goes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 
 use super::Link;
 
@@ -30,10 +29,9 @@ impl Idle {
 
     /// Nobody polls an idle connection, so this is where a closed one is noticed and let go.
     pub(super) fn sweep(&self, ticks: u32) {
-        let mut cx = Context::from_waker(Waker::noop());
         self.lock().retain_mut(|link| {
             link.idle += 1;
-            link.idle <= ticks && link.poll(&mut cx).is_pending()
+            link.idle <= ticks && link.poll().is_pending()
         });
     }
 

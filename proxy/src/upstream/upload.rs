@@ -33,18 +33,14 @@ pub(crate) struct Seen {
 impl Seen {
     /// Begins anew, for a request that has a body or has none.
     pub(crate) fn reset(&self, bodyless: bool) {
-        self.forget();
+        drop(self.take());
         self.ended.store(bodyless, Ordering::Relaxed);
         self.failed.store(false, Ordering::Relaxed);
     }
 
-    /// Lets go of the first chunk: nobody will ask for it any more.
-    pub(crate) fn forget(&self) {
-        self.lock().take();
-    }
-
-    pub(crate) fn first(&self) -> Option<Bytes> {
-        self.lock().clone()
+    /// The first chunk, which is let go of here.
+    pub(crate) fn take(&self) -> Option<Bytes> {
+        self.lock().take()
     }
 
     pub(crate) fn ended(&self) -> bool {

@@ -170,6 +170,21 @@ async fn an_event_stream_ends_between_events_when_time_is_up() {
 }
 
 #[tokio::test]
+async fn a_stream_that_ends_with_its_time_ends_upstream_while_the_request_still_comes() {
+    let upstream = Upstream::bind().await;
+    let proxy = Proxy::to(upstream.addr(), "").await;
+    let mut caller = proxy.caller().await;
+    let head = "POST / HTTP/1.1\r\nHost: docs\r\nTransfer-Encoding: chunked\r\n\r\n";
+    caller.write(head).await;
+    let mut peer = upstream.accept().await;
+    peer.answer(EVENTS).await;
+    caller.head().await;
+    proxy.cut.cancel();
+    assert_eq!(caller.until("0\r\n\r\n").await, "0\r\n\r\n");
+    assert_eq!(peer.rest().await, "");
+}
+
+#[tokio::test]
 async fn an_event_that_is_open_is_finished_when_time_is_up() {
     let (proxy, mut caller, mut peer) = streaming("", EVENTS).await;
     peer.write(&chunk("data: 1\n")).await;
