@@ -71,10 +71,17 @@ impl Custody {
     /// Removes blobs for good. Ones that are not there are no error: a crash may have come between
     /// the removal and its record.
     pub(crate) fn destroy(&self, blobs: &[Blob<'_>]) -> Result<(), DiskError> {
+        self.remove(blobs)?;
+        self.disk.sync(&self.directory)
+    }
+
+    /// Removes blobs of server certificates. If the power fails they may come back, and the next
+    /// start clears them.
+    pub(crate) fn remove(&self, blobs: &[Blob<'_>]) -> Result<(), DiskError> {
         for blob in blobs {
             self.disk.remove(&self.directory.join(blob.file()))?;
         }
-        self.disk.sync(&self.directory)
+        Ok(())
     }
 
     /// Removes what no record names: blobs of server certificates whose rotation was never recorded,

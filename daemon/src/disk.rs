@@ -67,6 +67,14 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// A disk that never fails and never waits.
+    #[cfg(test)]
+    pub(crate) fn simulated() -> Self {
+        Self {
+            crash: Some(crash::Crash::after(u64::MAX, crash::Kind::Kill)),
+        }
+    }
+
     /// Makes `path` and what is above it; an existing directory gets the mode and the group.
     pub(crate) fn ensure_directory(&self, path: &Path, access: Access) -> Result<(), DiskError> {
         if !path.is_dir() {
@@ -109,6 +117,9 @@ impl Disk {
         own(path, access.file, access.group)?;
         self.write(&mut file, path, bytes).map_err(error)?;
         self.before(Step::Sync(path)).map_err(error)?;
+        if self.is_simulated() {
+            return Ok(());
+        }
         file.sync_all().map_err(error)
     }
 
@@ -126,16 +137,23 @@ impl Disk {
         path.parent().map_or(Ok(()), |parent| self.sync(parent))
     }
 
-    /// Adds to the end of a file, and syncs it.
+    /// Adds to the end of a file; `sync` makes it and all before it durable.
     pub(crate) fn append(
         &self,
         file: &mut File,
         path: &Path,
         bytes: &[u8],
+        sync: bool,
     ) -> Result<(), DiskError> {
         let error = |error| DiskError::new("append to", path, error);
         self.write(file, path, bytes).map_err(error)?;
+        if !sync {
+            return Ok(());
+        }
         self.before(Step::Sync(path)).map_err(error)?;
+        if self.is_simulated() {
+            return Ok(());
+        }
         file.sync_data().map_err(error)
     }
 
@@ -144,6 +162,13 @@ impl Disk {
         let error = |error| DiskError::new("rename to", to, error);
         self.before(Step::Rename(from, to)).map_err(error)?;
         std::fs::rename(from, to).map_err(error)
+    }
+
+    /// Gives a file a second name.
+    pub(crate) fn link(&self, file: &Path, name: &Path) -> Result<(), DiskError> {
+        let error = |error| DiskError::new("link", name, error);
+        self.before(Step::Create(name)).map_err(error)?;
+        std::fs::hard_link(file, name).map_err(error)
     }
 
     /// Makes a symbolic link that is not there yet.
@@ -188,6 +213,9 @@ impl Disk {
     pub(crate) fn sync(&self, directory: &Path) -> Result<(), DiskError> {
         let error = |error| DiskError::new("sync", directory, error);
         self.before(Step::Sync(directory)).map_err(error)?;
+        if self.is_simulated() {
+            return Ok(());
+        }
         File::open(directory)
             .and_then(|directory| directory.sync_all())
             .map_err(error)
@@ -206,6 +234,18 @@ impl Disk {
         }
         let _ = path;
         file.write_all(bytes)
+    }
+
+    /// Whether what was synced is kept account of, and need not be synced in truth.
+    #[cfg_attr(
+        not(test),
+        allow(clippy::unused_self, reason = "only tests simulate the disk")
+    )]
+    fn is_simulated(&self) -> bool {
+        #[cfg(test)]
+        return self.crash.is_some();
+        #[cfg(not(test))]
+        false
     }
 
     /// A step is about to be done.

@@ -2,8 +2,9 @@
 //!
 //! Every record holds the whole state of one tunnel's one machine after the step, so that the last
 //! record is all that recovery needs. It holds references only: fingerprints, serial numbers, names
-//! of blobs in [`crate::custody`], never a value. A record is appended and synced before the effect
-//! that it announces. The writer holds a lock, so that there is one.
+//! of blobs in [`crate::custody`], never a value. A record is durable before the effect that it
+//! announces; one that announces none may wait for the next. The writer holds a lock, so that there
+//! is one.
 //!
 //! What it does not do: it knows no machine, and no time but what it is given.
 
@@ -237,7 +238,8 @@ impl Journal {
         &self.boot_id
     }
 
-    /// Appends and syncs. Once this returns the record survives everything.
+    /// Appends. Once this returns the record survives the end of the process, and if it is `durable`
+    /// everything, with all records before it.
     ///
     /// # Errors
     ///
@@ -248,6 +250,7 @@ impl Journal {
         kind: Kind,
         entry: Entry,
         (wall, boot): (SystemTime, Duration),
+        durable: bool,
     ) -> Result<(), DiskError> {
         let record = Record {
             v: VERSION,
@@ -267,7 +270,8 @@ impl Journal {
         self.cut()?;
         // Until it is known to be whole, whatever is behind `length` is not.
         self.torn = true;
-        self.disk.append(&mut self.file, &self.path, &line)?;
+        self.disk
+            .append(&mut self.file, &self.path, &line, durable)?;
         self.torn = false;
         self.length += line.len() as u64;
         self.seq = record.seq;
@@ -389,7 +393,7 @@ mod tests {
     }
 
     fn write(journal: &mut Journal, tunnel: &str, number: u64) -> Result<(), DiskError> {
-        journal.append(tunnel, Kind::Ca, entry(number), NOW)
+        journal.append(tunnel, Kind::Ca, entry(number), NOW, true)
     }
 
     #[test]

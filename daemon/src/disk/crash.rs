@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Step;
 
@@ -24,6 +24,7 @@ pub(crate) enum Kind {
 pub(crate) struct Crash {
     kind: Kind,
     left: AtomicU64,
+    refused: AtomicBool,
     unsynced: Mutex<Unsynced>,
 }
 
@@ -51,13 +52,24 @@ impl Crash {
         std::sync::Arc::new(Self {
             kind,
             left: AtomicU64::new(steps),
+            refused: AtomicBool::new(false),
             unsynced: Mutex::default(),
         })
     }
 
+    /// Whether the end came.
+    pub(crate) fn came(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+    }
+
     /// There is space again.
     pub(crate) fn relieve(&self) {
-        self.left.store(u64::MAX, Ordering::SeqCst);
+        self.leave(u64::MAX);
+    }
+
+    /// So many more steps.
+    pub(crate) fn leave(&self, steps: u64) {
+        self.left.store(steps, Ordering::SeqCst);
     }
 
     pub(super) fn before(&self, step: Step<'_>) -> io::Result<()> {
@@ -68,6 +80,7 @@ impl Crash {
             })
             .is_err();
         if spent {
+            self.refused.store(true, Ordering::SeqCst);
             return match (self.kind, step) {
                 (Kind::Full, Step::Rename(..) | Step::Remove(_)) => Ok(()),
                 (Kind::Full, _) => Err(io::Error::from(io::ErrorKind::StorageFull)),

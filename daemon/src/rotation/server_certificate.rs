@@ -321,9 +321,11 @@ pub fn due(state: &State, seen: &Seen, now: u64) -> Option<Cause> {
         return Some(Cause::Missing);
     };
     let issuer = seen.issuer.as_ref();
-    let last_second = issuer.map_or(0, |issuer| issuer.last_second);
-    let gains =
-        last_second.min(now + seen.lifetime) >= serving.not_after + seen.lifetime / LEAST_GAIN;
+    let gains = issuer.is_none_or(|issuer| {
+        // Only the end of the CA can make it futile; a shorter life is what was configured.
+        issuer.last_second >= now + seen.lifetime
+            || issuer.last_second >= serving.not_after + seen.lifetime / LEAST_GAIN
+    });
     if issuer.is_some_and(|issuer| issuer.sha256 != serving.issuer) {
         Some(Cause::IssuerChanged)
     } else if !seen.fits {

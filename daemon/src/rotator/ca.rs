@@ -44,6 +44,9 @@ impl Tunnel {
         };
         let action = next(&self.ca, &seen, desk.moment.unix());
         if action == Action::Wait {
+            if !paced {
+                self.well("CA");
+            }
             return false;
         }
         self.done("CA", desk, |tunnel, desk| tunnel.perform_ca(desk, &action))
@@ -121,7 +124,9 @@ impl Tunnel {
                 }
             }
             Action::Adopt => {
-                self.advance_ca(desk, old.adopted())?;
+                let next = old.adopted();
+                desk.note(&self.name, Kind::Ca, entry(&next, &old))?;
+                self.ca = next;
                 let switch = old.switch.as_ref().map(|switch| &switch.id);
                 let is_its = |order: &mut Ordered| order.rotation.as_ref() == switch;
                 if let Some(order) = self.ca_order.take_if(is_its) {

@@ -27,6 +27,9 @@ impl Tunnel {
         let seen = self.seen(desk.moment, witnesses);
         let action = next(&self.leaf, &seen, desk.moment.unix());
         if let Action::Wait(until) = action {
+            if !seen.paced {
+                self.well("server certificate");
+            }
             return Some(until);
         }
         match self.perform(desk, &action) {
@@ -216,7 +219,7 @@ impl Tunnel {
             return Ok(());
         };
         let leaf = describe(&rotation.id, &pair, &rotation.issuer, desk.moment);
-        self.advance(desk, state.signed(leaf))?;
+        self.note_advance(desk, state.signed(leaf))?;
         self.pairs.insert(rotation.id.clone(), pair);
         Ok(())
     }
@@ -235,7 +238,7 @@ impl Tunnel {
         // What was in force before is taken back as it is, whatever its dates say meanwhile.
         let linted = self.check_form(&leaf, desk.moment)?;
         self.send(desk, &leaf, &linted);
-        self.advance(desk, state.published())?;
+        self.note_advance(desk, state.published())?;
         self.facts.published_at = Some(desk.moment.boot);
         let named = self.leaf.blobs();
         self.pairs.retain(|id, _| named.contains(&id.as_str()));
@@ -314,11 +317,11 @@ impl Tunnel {
             .iter()
             .flat_map(|leaf| [Blob::LeafKey(&leaf.id), Blob::LeafCertificate(&leaf.id)])
             .collect();
-        self.custody.destroy(&blobs)?;
+        self.custody.remove(&blobs)?;
         for leaf in &state.kept {
             self.pairs.remove(&leaf.id);
         }
-        Ok(self.advance(desk, state.retired())?)
+        Ok(self.note_advance(desk, state.retired())?)
     }
 
     fn restore(
@@ -385,6 +388,14 @@ impl Tunnel {
         {
             self.trouble("journal", error.chain());
         }
+    }
+
+    /// As [`advance`](Self::advance), where nothing destructive or visible follows.
+    fn note_advance(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
+        let entry = entry(&next, &self.leaf);
+        desk.note(&self.name, Kind::ServerCertificate, entry)?;
+        self.leaf = next;
+        Ok(())
     }
 
     pub(super) fn advance(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {

@@ -200,7 +200,13 @@ fn take_ca(
     entry.rotation_id = id;
     "adopted".clone_into(&mut entry.reason);
     journal
-        .append(&tunnel.name, Kind::Ca, entry, (moment.wall, moment.boot))
+        .append(
+            &tunnel.name,
+            Kind::Ca,
+            entry,
+            (moment.wall, moment.boot),
+            true,
+        )
         .map_err(failure)?;
     tracing::info!(tunnel = tunnel.name, sha256, "CA of the store taken up");
     tunnel.ca = next;
@@ -277,7 +283,7 @@ fn take_leaf(
         .restored(leaf, Cause::Adopted, "store", floor, now);
     let entry = leaf::entry(&next, &tunnel.leaf);
     let times = (moment.wall, moment.boot);
-    journal.append(&tunnel.name, Kind::ServerCertificate, entry, times)?;
+    journal.append(&tunnel.name, Kind::ServerCertificate, entry, times, true)?;
     tracing::info!(
         tunnel = tunnel.name,
         sha256,

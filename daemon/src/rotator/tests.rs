@@ -8,7 +8,9 @@ use super::*;
 use crate::board::{Order, Publications, Refusal, Replica, Replicas};
 use crate::status::{Operation, OperationState, Status, TunnelStatus};
 
+mod crash;
 mod orders;
+mod store;
 mod times;
 
 const START: u64 = 1_800_000_000;
@@ -47,7 +49,7 @@ impl World {
             _requests: received,
             wall: START,
             boot: 1000,
-            disk: Disk::default(),
+            disk: Disk::simulated(),
         }
     }
 

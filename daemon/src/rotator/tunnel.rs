@@ -113,7 +113,7 @@ pub(super) struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    /// Appends and syncs.
+    /// Appends; durable before this returns.
     pub(super) fn record(
         &mut self,
         tunnel: &str,
@@ -121,7 +121,13 @@ impl Desk<'_> {
         entry: Entry,
     ) -> Result<(), DiskError> {
         let now = (self.moment.wall, self.moment.boot);
-        self.journal.append(tunnel, kind, entry, now)
+        self.journal.append(tunnel, kind, entry, now, true)
+    }
+
+    /// Appends what announces no effect: if the power fails, the step before it is done once more.
+    pub(super) fn note(&mut self, tunnel: &str, kind: Kind, entry: Entry) -> Result<(), DiskError> {
+        let now = (self.moment.wall, self.moment.boot);
+        self.journal.append(tunnel, kind, entry, now, false)
     }
 }
 

@@ -1,0 +1,244 @@
+use super::*;
+use crate::disk::crash::{Crash, Kind};
+
+/// What a daemon does between its start and its end.
+type Scenario = fn(&World, &mut Engine);
+
+fn nothing(_: &World, _: &mut Engine) {}
+
+fn rotate(world: &World, engine: &mut Engine) {
+    let tunnel = "main".to_owned();
+    let _ = world.order(engine, Order::RotateServerCertificate { tunnel });
+}
+
+fn rotate_ca(world: &World, engine: &mut Engine) {
+    let _ = world.order(engine, switch(true));
+}
+
+/// F18, F21, F08, F20, I1, I5, I6, I7, I11: the daemon is killed, or the machine loses power, before
+/// every change of the disk.
+fn assert_recovers(scenario: Scenario, prepared: bool) {
+    for kind in [Kind::Kill, Kind::Power] {
+        let mut steps = 0;
+        while crash(scenario, prepared, kind, steps) {
+            steps += 1;
+        }
+        assert!(steps > 80, "{steps}");
+    }
+}
+
+#[test]
+fn a_first_start_that_crashes_before_any_change_of_the_disk_is_recovered_from() {
+    assert_recovers(nothing, false);
+}
+
+#[test]
+fn a_rotation_that_crashes_before_any_change_of_the_disk_is_recovered_from() {
+    assert_recovers(rotate, true);
+}
+
+#[test]
+fn a_switch_of_the_ca_that_crashes_before_any_change_of_the_disk_is_recovered_from() {
+    assert_recovers(rotate_ca, true);
+}
+
+/// Whether the crash came.
+fn crash(scenario: Scenario, prepared: bool, kind: Kind, steps: u64) -> bool {
+    let mut world = World::with("    client_ca: {}\n");
+    if prepared {
+        drop(world.start());
+    }
+    let before = prepared.then(|| world.credential());
+    let crash = Crash::after(steps, kind);
+    world.disk = Disk {
+        crash: Some(crash.clone()),
+    };
+    // In its first start a daemon may die before it can even take a turn.
+    if let Ok(mut engine) = world.try_open() {
+        world.turn(&mut engine);
+        scenario(&world, &mut engine);
+        // One more turn: a full disk would be tried again here.
+        world.turn(&mut engine);
+    }
+    let came = crash.came();
+    if kind == Kind::Power {
+        crash.lose_power();
+    }
+    let here = format!("{kind:?} {steps}");
+    let sent = world
+        .board
+        .publications
+        .borrow()
+        .get("main")
+        .and_then(|main| main.credential.clone());
+    assert_one_pair(&world, "store", &here);
+    assert_one_pair(&world, "served", &here);
+    world.disk = Disk::simulated();
+    let engine = world.start();
+    drop(engine);
+    let after = world.credential();
+    verify(&after, world.wall);
+    // What may have gone out keeps its generation, and comes back in it or under a higher one.
+    for earlier in sent.iter().chain(&before) {
+        assert!(after.generation >= earlier.generation, "{here}");
+        if after.generation == earlier.generation {
+            assert_eq!(
+                after.leaf, earlier.leaf,
+                "{here}: one generation, two leaves"
+            );
+        }
+    }
+    // I1: the CA that verifiers were told of is the one in force or the standby made before.
+    if let Some(before) = &before {
+        let known = &before.ca_certificates[0];
+        assert!(
+            after.ca_certificates.contains(known),
+            "{here}: the trusted CA is gone"
+        );
+    }
+    // I5, F08: nothing is left over: one leaf, the CA, its standby and the client CA.
+    assert_eq!(world.keys().len(), 4, "{here}: {:?}", world.keys());
+    assert_eq!(world.status().alarms, Vec::<String>::new(), "{here}");
+    assert_eq!(world.stored("tls.crt"), after.leaf.chain, "{here}");
+    assert_eq!(world.stored("ca.crt"), after.ca_certificates[0], "{here}");
+    // I11: recovering again changes nothing.
+    drop(world.start());
+    assert_eq!(world.credential(), after, "{here}");
+    came
+}
+
+/// A reader finds certificate and key that belong together, or neither.
+fn assert_one_pair(world: &World, directory: &str, here: &str) {
+    let read = |name: &str| std::fs::read_to_string(world.path(directory).join(name)).ok();
+    match (read("tls.crt"), read("tls.key")) {
+        (Some(chain), Some(key)) => {
+            let pair = CertifiedKey::from_pem(&chain, &key);
+            let pair = pair.unwrap_or_else(|error| panic!("{here} {directory}: {error}"));
+            assert_eq!(
+                pair.certificate().public_key(),
+                pair.key().public_key(),
+                "{here}"
+            );
+            let ca = Certificate::from_pem(&read("ca.crt").unwrap());
+            let first =
+                ca.is_ok_and(|ca| ca.subject_key_id() == pair.certificate().authority_key_id());
+            assert!(
+                first || directory == "served",
+                "{here}: leaf and CA are of two generations"
+            );
+        }
+        (None, None) => {}
+        _ => panic!("{here} {directory}: half a pair"),
+    }
+}
+
+/// F09: nothing is issued that could not be kept; what is in force goes on.
+#[test]
+fn a_full_disk_issues_nothing_and_alarms_and_heals() {
+    let mut world = World::new();
+    drop(world.start());
+    let before = world.credential();
+    let crash = Crash::after(u64::MAX, Kind::Full);
+    world.disk = Disk {
+        crash: Some(crash.clone()),
+    };
+    let mut engine = world.start();
+    crash.leave(0);
+    let operation = world.rotate(&mut engine);
+    assert_eq!(operation.state, OperationState::Failed);
+    let detail = &operation.detail;
+    assert!(detail.contains("the state cannot be written"), "{detail}");
+    assert_eq!(world.credential().leaf, before.leaf);
+    let alarms = world.status().alarms;
+    assert!(alarms[0].contains("no storage space"), "{alarms:?}");
+    crash.relieve();
+    world.pass(2);
+    world.turn(&mut engine);
+    assert_eq!(world.status().alarms, Vec::<String>::new());
+    drop(engine);
+    // Full at any moment of a rotation: it ends when there is space again.
+    for steps in 0.. {
+        let crash = Crash::after(u64::MAX, Kind::Full);
+        world.disk = Disk {
+            crash: Some(crash.clone()),
+        };
+        let mut engine = world.start();
+        let generation = world.credential().generation;
+        crash.leave(steps);
+        let done = world.rotate(&mut engine).state == OperationState::Done && !crash.came();
+        verify(&world.credential(), world.wall);
+        crash.relieve();
+        for _ in 0..3 {
+            world.pass(10);
+            world.turn(&mut engine);
+        }
+        assert_eq!(world.status().alarms, Vec::<String>::new(), "{steps}");
+        assert_eq!(world.status().phase, "serving", "{steps}");
+        assert!(world.credential().generation <= generation + 1, "{steps}");
+        assert_eq!(
+            world.stored("tls.crt"),
+            world.credential().leaf.chain,
+            "{steps}"
+        );
+        if done {
+            assert!(steps > 10);
+            break;
+        }
+    }
+}
+
+/// F51, I8: no key and no token in journal, status or log.
+#[test]
+fn no_secret_is_in_the_journal_or_the_status() {
+    let world = World::with("    client_ca: {}\n");
+    std::fs::create_dir(world.path("store")).unwrap();
+    std::fs::write(world.path("store/tunnel-token"), "canary-token").unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let mut engine = world.start();
+    for _ in 0..3 {
+        world.rotate(&mut engine);
+        world.rotate_ca(&mut engine);
+    }
+    // Errors as well.
+    std::fs::remove_file(world.path("store/ca.crt")).unwrap();
+    drop(engine);
+    world.start();
+    let mut secrets = vec!["canary-token".to_owned(), "PRIVATE KEY".to_owned()];
+    for name in world.keys() {
+        let path = world.path("state/custody/main").join(name);
+        let text = std::fs::read_to_string(path).unwrap();
+        secrets.push(text.lines().nth(1).unwrap().to_owned());
+    }
+    assert!(secrets.len() > 4);
+    let journal = std::fs::read_to_string(world.path("state/journal.jsonl")).unwrap();
+    let status = serde_json::to_string(&**world.board.status.borrow()).unwrap();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("server certificate published"), "{log}");
+    for secret in secrets {
+        for (name, text) in [("journal", &journal), ("status", &status), ("log", &log)] {
+            assert!(!text.contains(&secret), "{name} holds a secret");
+        }
+    }
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
