@@ -22,17 +22,17 @@ fn leaf(id: &str, issuer: &str, issued_at: u64) -> Leaf {
     }
 }
 
-fn issuer(name: &str) -> Option<Issuer> {
-    Some(Issuer {
+fn issuer(name: &str) -> Issuer {
+    Issuer {
         sha256: name.to_owned(),
         last_second: NOW + 365 * DAY,
-    })
+    }
 }
 
 /// All is well and nothing is wanted.
 fn calm() -> Seen {
     Seen {
-        issuer: issuer("ca"),
+        issuer: Some(issuer("ca")),
         lifetime: LIFE,
         serving_usable: true,
         fits: true,
@@ -161,7 +161,7 @@ fn each_need_has_its_cause_and_orders_come_first() {
     assert_eq!(
         begins(
             Seen {
-                issuer: issuer("next"),
+                issuer: Some(issuer("next")),
                 ..calm()
             },
             NOW
@@ -203,7 +203,7 @@ fn each_need_has_its_cause_and_orders_come_first() {
     assert_eq!(
         begins(
             Seen {
-                issuer: issuer("next"),
+                issuer: Some(issuer("next")),
                 ..capped
             },
             NOW
@@ -342,7 +342,7 @@ fn no_combination_of_state_sight_and_time_decides_something_dangerous() {
     let mut decided = 0;
     for state in &states {
         for bits in 0..1_u32 << 12 {
-            for issuer in [None, issuer("ca"), issuer("next")] {
+            for issuer in [None, Some(issuer("ca")), Some(issuer("next"))] {
                 let bit = |place: u32| bits >> place & 1 == 1;
                 let mut witnesses = vec![witness(if bit(10) { 2 } else { 1 })];
                 if bit(11) {
