@@ -9,6 +9,7 @@
 
 mod ca;
 mod files;
+mod issue;
 mod leaf;
 mod orders;
 mod recover;

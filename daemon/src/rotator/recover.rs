@@ -9,7 +9,7 @@ use process::Failure;
 use serde::de::DeserializeOwned;
 
 use super::ca::{load, reference};
-use super::leaf::{describe, lint_leaf};
+use super::issue::{describe, lint_leaf};
 use super::tunnel::{Facts, Pace, Tunnel};
 use super::{Moment, ca, leaf, unix};
 use crate::board::Publication;
