@@ -209,6 +209,9 @@ impl Tunnel {
         let generation = state.serving.as_ref().map_or(0, |leaf| leaf.generation);
         self.advance(desk, state.adopted())?;
         self.leaf_pace.reset();
+        if missing.is_empty() && rotation.cause != Cause::Refused {
+            self.well("refusal");
+        }
         let (outcome, detail) = if missing.is_empty() {
             let detail = format!("generation {generation} is in force at every connected proxy");
             (OperationState::Done, detail)

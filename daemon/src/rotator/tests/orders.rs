@@ -246,7 +246,14 @@ fn what_every_proxy_refuses_is_taken_back() {
     let back = world.credential();
     assert_eq!(back.leaf, good.leaf);
     assert_eq!(back.generation, 3);
-    assert!(!world.status().alarms.is_empty());
+    world.ack("a");
+    world.turn(&mut engine);
+    assert!(world.status().alarms[0].contains("every proxy refused"));
+    // The alarm goes with the next one that is taken.
+    assert_eq!(world.rotate(&mut engine).state, OperationState::Running);
+    world.ack("a");
+    world.turn(&mut engine);
+    assert_eq!(world.status().alarms, Vec::<String>::new());
 }
 
 #[test]
