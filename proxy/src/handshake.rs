@@ -25,6 +25,9 @@ use crate::telemetry::{Pace, Telemetry};
 /// A repeated cause is logged this often.
 const LOG_PACE: Duration = Duration::from_secs(60);
 
+/// A peer's verdict is logged this often, since anyone without the CA can send one.
+const VERDICT_PACE: Duration = Duration::from_secs(1);
+
 /// Why a connection did not come about.
 #[derive(Debug, Error)]
 pub(crate) enum HandshakeError {
@@ -88,6 +91,8 @@ pub(crate) struct Handshakes {
     evictions: Pace,
     timeouts: Pace,
     unserved: Pace,
+    /// By label: a verdict that is repeated must not hide another one.
+    verdicts: Mutex<BTreeMap<&'static str, Pace>>,
 }
 
 impl Handshakes {
@@ -99,6 +104,7 @@ impl Handshakes {
             evictions: Pace::new(LOG_PACE),
             timeouts: Pace::new(LOG_PACE),
             unserved: Pace::new(LOG_PACE),
+            verdicts: Mutex::default(),
         }
     }
 
@@ -147,7 +153,7 @@ impl Handshakes {
         }
     }
 
-    /// Counts and logs a handshake that failed: each verdict of a peer, the rest now and then.
+    /// Counts a handshake that failed, and logs it now and then.
     pub(crate) fn failed(&self, error: &HandshakeError, carrier: &'static str) {
         let paced = match error {
             HandshakeError::Stopping => return,
@@ -165,7 +171,9 @@ impl Handshakes {
             HandshakeError::NoCredential | HandshakeError::UnknownName => &self.unserved,
             _ => {
                 self.telemetry.failed(error.label());
-                tracing::warn!(carrier, %error, "tls handshake failed");
+                if let Some(count) = self.verdict(error.label()) {
+                    tracing::warn!(carrier, %error, count, "tls handshake failed");
+                }
                 return;
             }
         };
@@ -173,6 +181,14 @@ impl Handshakes {
         if let Some(count) = paced.due() {
             tracing::warn!(carrier, %error, count, "tls handshake failed");
         }
+    }
+}
+
+impl Handshakes {
+    fn verdict(&self, label: &'static str) -> Option<u64> {
+        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let pace = verdicts.entry(label);
+        pace.or_insert_with(|| Pace::new(VERDICT_PACE)).due()
     }
 }
 

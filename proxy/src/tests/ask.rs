@@ -2,7 +2,11 @@
 
 use tokio::io::AsyncWriteExt;
 
+use process::{Clock, Tasks};
+
 use super::world::{Ca, Caller, NAME, Proxy, read_rest, read_until, within};
+use crate::config::HealthListener;
+use crate::health;
 
 #[tokio::test]
 async fn a_call_goes_through_and_its_connection_outlives_a_swap() {
@@ -52,4 +56,36 @@ async fn a_stream_that_outlasts_the_shutdown_ends_cleanly_at_the_cut() {
         text.ends_with("0\r\n\r\n"),
         "the chunked body is terminated: {text:?}"
     );
+}
+
+#[tokio::test]
+async fn the_health_command_fails_with_the_reason_until_there_is_a_credential() {
+    let (ca, proxy) = (Ca::new(), Proxy::start().await);
+    // Bound and let go again, so that the listener's own address is known.
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = free.local_addr().unwrap();
+    drop(free);
+    let clock: std::sync::Arc<dyn Clock> = proxy.clock.clone();
+    let carriers = ["tls".to_owned()];
+    let telemetry = proxy.telemetry.clone();
+    let tasks = proxy.tasks.clone();
+    let (credentials, forwarder) = (&proxy.credentials, &proxy.forwarder);
+    let page = health::page(credentials, forwarder, telemetry, clock, tasks, &carriers);
+    let probed = Tasks::new();
+    let explicit = true;
+    let listener = HealthListener { addr, explicit };
+    health::serve(page, listener, &probed).await.unwrap();
+    let failure = health::probe(addr).await.unwrap_err();
+    assert_eq!(failure.exit(), process::Exit::Unavailable);
+    assert!(
+        failure.to_string().contains("no credential yet"),
+        "{failure}"
+    );
+    proxy.offer(&ca.credential(1)).settled().await;
+    health::probe(addr).await.unwrap();
+    // Who drains says so, until the end.
+    proxy.tasks.stop();
+    let failure = health::probe(addr).await.unwrap_err();
+    assert!(failure.to_string().contains("draining"), "{failure}");
+    probed.stop();
 }

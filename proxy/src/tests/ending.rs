@@ -118,3 +118,34 @@ async fn an_http2_connection_is_told_to_go_away_and_its_stream_finishes() {
     };
     within("GOAWAY, and the end", async { tokio::join!(ended, calls) }).await;
 }
+
+#[tokio::test]
+async fn an_upgraded_connection_is_counted_and_cut_with_its_generation() {
+    let (ca, proxy) = (Ca::new(), Proxy::with("  drain: 100ms\n").await);
+    proxy.offer(&ca.credential(1)).settled().await;
+    let mut stream = proxy.call(&Caller::new(&[&ca])).await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n{upgrade}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut upstream, _) = within("the call", proxy.upstream.accept()).await.unwrap();
+    read_until(&mut upstream, "\r\n\r\n").await;
+    let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\nhello");
+    upstream.write_all(answer.as_bytes()).await.unwrap();
+    read_until(&mut stream, "\r\n\r\nhello").await;
+    proxy.offer(&ca.credential(2)).settled().await;
+    // HTTP on it has ended, the connection has not: it is still there after a swap.
+    stream.write_all(b"ping").await.unwrap();
+    read_until(&mut upstream, "ping").await;
+    let report = &proxy.credentials.report(&[])[0];
+    assert_eq!(report.connections.get(&1), Some(&1));
+    let next = Credential {
+        lowest: 3,
+        ..ca.credential(3)
+    };
+    proxy.offer(&next).settled().await;
+    read_rest(&mut stream).await;
+    until("it is not counted any more", || {
+        proxy.credentials.report(&[])[0].connections.keys().eq([&3])
+    })
+    .await;
+}
