@@ -297,3 +297,148 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use control::{Credential, Leaf, Report, Secret, TunnelReport};
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::board::{Publication, Replica};
+
+    const NOW: u64 = 1_000;
+    /// Two chains of nobody: only their fingerprints matter here.
+    const OLD: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    const NEW: &str = "-----BEGIN CERTIFICATE-----\nMAEA\n-----END CERTIFICATE-----\n";
+
+    struct Still;
+
+    impl Clock for Still {
+        fn wall(&self) -> SystemTime {
+            UNIX_EPOCH + Duration::from_secs(NOW)
+        }
+
+        fn boot(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    fn observer() -> Observer {
+        let board = Board {
+            publications: watch::Sender::default(),
+            replicas: watch::Sender::default(),
+            status: watch::Sender::default(),
+            requests: mpsc::channel(1).0,
+        };
+        Observer::new(board, Arc::new(Still), ["main".to_owned()].into())
+    }
+
+    fn publish(observer: &Observer, generation: u64, chain: &str, not_after: u64) {
+        let credential = Credential {
+            tunnel: "main".to_owned(),
+            generation,
+            tunnel_domain: "t.example".to_owned(),
+            leaf: Leaf {
+                chain: chain.to_owned(),
+                key: Secret::new(String::new()),
+                not_after,
+            },
+            fallback: None,
+            canary_share: None,
+            ca_certificates: Vec::new(),
+            client_ca_certificates: Vec::new(),
+            lowest: 0,
+        };
+        let publication = Publication {
+            credential: Some(Arc::new(credential)),
+            ..Publication::default()
+        };
+        observer.board.publications.send_modify(|all| {
+            all.insert("main".to_owned(), publication);
+        });
+    }
+
+    fn serve(observer: &Observer, chain: &str, generation: u64, connected: bool) {
+        let report = TunnelReport {
+            tunnel: "main".to_owned(),
+            generation,
+            leaf_sha256: leaf_sha256(chain).unwrap(),
+            ..TunnelReport::default()
+        };
+        let replica = Replica {
+            role: Role::Proxy,
+            uid: 1,
+            build: String::new(),
+            tunnels: vec!["main".to_owned()],
+            connected,
+            left: false,
+            last_heard: UNIX_EPOCH,
+            acks: BTreeMap::new(),
+            nacks: BTreeMap::new(),
+            report: Report {
+                tunnels: vec![report],
+                carriers: Vec::new(),
+            },
+        };
+        observer.board.replicas.send_modify(|all| {
+            all.insert("p".to_owned(), replica);
+        });
+    }
+
+    /// F14.
+    #[tokio::test]
+    async fn the_expiry_that_is_served_is_that_of_the_leaf_a_replica_really_has() {
+        let observer = observer();
+        let status = Status {
+            tunnels: [("main".to_owned(), TunnelStatus::default())].into(),
+            ..Status::default()
+        };
+        observer.board.status.send_replace(Arc::new(status));
+        let tasks = Tasks::new();
+        publish(&observer, 1, OLD, NOW + 10);
+        let board = observer.board.clone();
+        let health = observer.health(&tasks);
+        let served = |end: i64| {
+            let line = format!(
+                "keyward_cred_expiry_seconds{{tunnel=\"main\",kind=\"server-certificate\",where=\"served\"}} {end}\n"
+            );
+            (health.metrics)().contains(&line)
+        };
+        let shadow = Observer::new(board, Arc::new(Still), BTreeSet::new());
+        serve(&shadow, OLD, 1, true);
+        // The leaf is remembered by a task: let it run.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(served(10));
+        publish(&shadow, 2, NEW, NOW + 1_000);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(served(10), "the replica is behind, and the metric says so");
+        serve(&shadow, NEW, 2, true);
+        assert!(served(1_000));
+        serve(&shadow, OLD, 1, false);
+        assert!(!served(10), "one that is gone serves nothing we know of");
+        tasks.stop();
+    }
+
+    #[test]
+    fn a_tunnel_without_a_leaf_in_date_is_not_ready_and_says_which() {
+        let observer = observer();
+        assert_eq!(
+            observer.reasons(),
+            ["tunnel main: no server certificate is published"]
+        );
+        publish(&observer, 1, OLD, NOW - 5);
+        assert_eq!(
+            observer.reasons(),
+            ["tunnel main: the server certificate is over since 5 s"]
+        );
+        // The last second belongs to it (RFC 5280 section 4.1.2.5).
+        publish(&observer, 2, NEW, NOW);
+        assert_eq!(observer.reasons(), Vec::<String>::new());
+    }
+}

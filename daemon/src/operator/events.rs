@@ -104,3 +104,50 @@ impl hyper::body::Body for Stream {
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_of_steady_change_is_told_ten_times_and_the_last_of_it_is_told() {
+        let status = watch::Sender::new(Arc::new(Status::default()));
+        let (sender, mut receiver) = mpsc::channel(1024);
+        let change = async {
+            for at in 1..=100 {
+                status.send_modify(|status| Arc::make_mut(status).at = at);
+                sleep(Duration::from_millis(10)).await;
+            }
+            sleep(PACE * 2).await;
+        };
+        tokio::select! {
+            _ = feed(status.subscribe(), &sender) => panic!("it ends only with the rotator"),
+            () = change => {}
+        }
+        drop(sender);
+        let mut told = Vec::new();
+        while let Some(event) = receiver.recv().await {
+            told.push(event);
+        }
+        assert!((10..=12).contains(&told.len()), "{}", told.len());
+        let last = std::str::from_utf8(&told[told.len() - 1]).unwrap();
+        assert!(last.contains("\"at\":100,"), "{last}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_broken_by_a_comment() {
+        let status = watch::Sender::new(Arc::new(Status::default()));
+        let (sender, mut receiver) = mpsc::channel(4);
+        tokio::select! {
+            _ = feed(status.subscribe(), &sender) => panic!("it ends only with the rotator"),
+            () = sleep(PACE + IDLE + PACE) => {}
+        }
+        assert!(
+            receiver
+                .recv()
+                .await
+                .is_some_and(|first| first.starts_with(b"event: status\n"))
+        );
+        assert_eq!(receiver.recv().await.as_deref(), Some(&b":\n\n"[..]));
+    }
+}
