@@ -122,7 +122,7 @@ install_python() {
         touch "$tools/$folder/complete"
     fi
     ln -sfn "$folder" "$tools/python"
-    ln -sfn ../python/bin/python "$tools/bin/python"
+
 }
 
 started=$SECONDS
@@ -155,7 +155,7 @@ done
     fail "not installed: ${broken[*]}" "see the lines above; a package registry that does not answer is the usual one" \
         "run tests/install.sh again; what is finished stays"
 
-for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset "$tools"/bin/{h2spec,cargo-deny,node,python}; do
+for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset "$tools"/bin/{h2spec,cargo-deny,node} "$tools/python/bin/python"; do
     command -v "$program" >/dev/null || fail "$program is not there" "its package is installed and does not have it" "reinstall it"
 done
 say "install: everything is in $tools, $((SECONDS - started)) s"

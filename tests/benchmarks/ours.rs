@@ -24,7 +24,7 @@ pub(crate) async fn proxy(shop: &Workshop, upstream: SocketAddr) -> Result<Ours,
     let configuration = shop.write(
         "keyward-proxy.yaml",
         &format!(
-            "listen_addr: \"{websocket}\"\nlog_level: warn\ncarriers:\n  tls:\n    listen_addr: \"{tls}\"\n\
+            "listen_addr: \"{websocket}\"\nlog_level: warn\ntunnel_domain: bench.example\ncarriers:\n  tls:\n    listen_addr: \"{tls}\"\n\
              tls:\n  cert_file: {}\n  key_file: {}\nroutes:\n  localhost: http://{upstream}\n\
              upstream:\n  allowed_ips: [\"127.0.0.0/8\"]\nhealth:\n  listen_addr: \"{health}\"\n",
             shop.path("cert.pem").display(),

@@ -1,0 +1,20 @@
+// The npm client 2.x (@modelcontextprotocol/client). Usage: client-v2.mjs URL ours|everything 2025-11-25|2026-07-28
+import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+import { exercise } from './exercise.mjs';
+
+const [url, kind, revision] = process.argv.slice(2);
+const session = revision === '2025-11-25';
+const transport = new StreamableHTTPClientTransport(new URL(url));
+const mode = session ? 'legacy' : { pin: revision };
+const client = new Client({ name: 'npm-client-2', version: '1' }, { versionNegotiation: { mode } });
+await client.connect(transport);
+await exercise({
+    kind,
+    session,
+    transport,
+    tools: async () => (await client.listTools()).tools.map(tool => tool.name),
+    call: (name, input, options) => client.callTool({ name, arguments: input }, options),
+});
+if (session) await transport.terminateSession();
+await client.close();
+console.log('ok');
