@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use harness::stack::Programs;
-use harness::until;
+use harness::client::{HttpVersion, Revision};
+use harness::stack::{Programs, Rotation};
+use harness::{Running, until};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
@@ -142,6 +143,12 @@ async fn nothing_is_lost_and_nothing_is_left_behind() {
         "{summary}"
     );
     assert!(number(&summary, "/rotations/ca") >= 3, "{summary}");
+    let (front, _) = ended
+        .errors
+        .split_once(" server certificates seen")
+        .unwrap();
+    let seen: u64 = front.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(seen > 3, "the clients saw only {seen} certificates");
     let latency = summary.get("latency_us").unwrap().as_object().unwrap();
     let names: Vec<&str> = latency.keys().map(String::as_str).collect();
     assert_eq!(names, ["p50", "p50_rotating", "p99", "p99_rotating"]);
@@ -239,6 +246,49 @@ async fn somebodys_own_server_is_called_and_not_harmed() {
         ended.errors
     );
     tasks.stop();
+}
+
+#[tokio::test]
+async fn a_client_of_its_own_making_goes_through_the_bridge_by_the_name_localhost() {
+    let mut running = Running::start(harness::options().unwrap()).await.unwrap();
+    running.stack.rotate(Rotation::Ca).await.unwrap();
+    for url in [running.websocket_url(), running.tls_url()] {
+        let output = tokio::process::Command::new("curl")
+            .args([
+                "--silent",
+                "--show-error",
+                "--include",
+                "--noproxy",
+                "*",
+                "--cacert",
+            ])
+            .arg(&running.stack.paths.trust)
+            .args(["--header", "Accept: application/json, text/event-stream"])
+            .args([
+                "--json",
+                r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#,
+                &url,
+            ])
+            .output()
+            .await
+            .unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{url}: {errors}");
+        assert!(answer.starts_with("HTTP/2 "), "{url}: {answer}");
+    }
+    // Without the CA the path is no one's to trust.
+    let output = Command::new("curl")
+        .args(["--silent", &running.tls_url()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(60));
+    running.stack.proxy.kill().await;
+    let target = running.websocket();
+    let refused = running
+        .session(target, HttpVersion::Two, Revision::Stateless)
+        .await;
+    assert!(refused.is_err());
 }
 
 #[test]

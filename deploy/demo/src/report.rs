@@ -169,10 +169,16 @@ impl Screen {
     }
 
     /// The table at the end, and what went wrong first.
-    pub(crate) fn finish(&mut self, counts: &Counts<'_>, elapsed: Duration, connections: u64) {
+    pub(crate) fn finish(
+        &mut self,
+        counts: &Counts<'_>,
+        elapsed: Duration,
+        connections: u64,
+        seen: usize,
+    ) {
         let mut lines = vec![
             format!(
-                "{:.1} s, {connections} TLS connections, everything checked",
+                "{:.1} s, {connections} TLS connections, {seen} server certificates seen, every answer checked",
                 elapsed.as_secs_f64()
             ),
             String::new(),

@@ -116,7 +116,7 @@ pub async fn run(options: Options, tasks: &Tasks) -> Result<Outcome, Failure> {
         // What the loss of a program costs is part of the answer.
         sleep(Duration::from_secs(1)).await;
     }
-    let connections = load.connections();
+    let (connections, seen) = (load.connections(), stack.trust().seen());
     if timeout(Duration::from_secs(60), load.stop()).await.is_err() {
         screen.say("some calls did not come to an end within 60 s");
     }
@@ -126,7 +126,7 @@ pub async fn run(options: Options, tasks: &Tasks) -> Result<Outcome, Failure> {
     for complaint in stack.stop(keep).await {
         screen.say(&complaint);
     }
-    screen.finish(&counts, began.elapsed(), connections);
+    screen.finish(&counts, began.elapsed(), connections, seen);
     if keep {
         screen.say(&format!("logs are kept in {}", logs.display()));
     }

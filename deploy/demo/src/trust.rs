@@ -4,8 +4,9 @@
 //! leaf of the new one is served. The set is looked up when a certificate is verified, not when a
 //! client is made, so that one order of events holds for every handshake in flight.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use thiserror::Error;
 use tokio_rustls::rustls;
@@ -36,6 +37,7 @@ pub enum TrustError {
 pub struct Trust {
     provider: Arc<CryptoProvider>,
     held: RwLock<Held>,
+    seen: Mutex<HashSet<Vec<u8>>>,
 }
 
 #[derive(Default)]
@@ -50,6 +52,7 @@ impl Trust {
         Arc::new(Self {
             provider: Arc::new(aws_lc_rs::default_provider()),
             held: RwLock::default(),
+            seen: Mutex::default(),
         })
     }
 
@@ -83,6 +86,13 @@ impl Trust {
     pub fn pem(&self) -> String {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.pem.clone()
+    }
+
+    /// How many different server certificates were verified so far: that a rotation reached the
+    /// clients, whatever the daemon says of it.
+    pub fn seen(&self) -> usize {
+        let seen = self.seen.lock();
+        seen.unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// A TLS client that offers `alpn` and verifies against the set in force.
@@ -122,13 +132,19 @@ impl ServerCertVerifier for Trust {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier()?.verify_server_cert(
+        let verified = self.verifier()?.verify_server_cert(
             end_entity,
             intermediates,
             server_name,
             ocsp_response,
             now,
-        )
+        )?;
+        let seen = self.seen.lock();
+        let mut seen = seen.unwrap_or_else(PoisonError::into_inner);
+        if !seen.contains(end_entity.as_ref()) {
+            seen.insert(end_entity.to_vec());
+        }
+        Ok(verified)
     }
 
     fn verify_tls12_signature(

@@ -128,10 +128,10 @@ impl Stack {
             })?;
         let paths = Paths::make(folder.path())?;
         match Self::start_in(options, paths, tasks).await {
-            Ok(stack) => Ok(Self {
-                folder: Some(folder),
-                ..stack
-            }),
+            Ok(mut stack) => {
+                stack.folder = Some(folder);
+                Ok(stack)
+            }
             Err(error) => {
                 // The error names a log in it.
                 let _ = folder.keep();
@@ -282,6 +282,16 @@ impl Stack {
             .collect();
         self.trust.hold(&certificates)?;
         self.paths.write_trust(&self.trust.pem())
+    }
+}
+
+impl Drop for Stack {
+    /// The folder can only be removed when nobody writes into it any more.
+    fn drop(&mut self) {
+        let programs = [&mut self.daemon, &mut self.proxy, &mut self.connector];
+        for program in programs.into_iter().chain(self.sample.as_mut()) {
+            program.end();
+        }
     }
 }
 

@@ -207,6 +207,19 @@ impl Program {
         let _ = self.child_mut().kill().await;
     }
 
+    /// SIGKILL, and a short wait for its end without a runtime, for a [`Drop`].
+    pub(super) fn end(&mut self) {
+        let child = self.child_mut();
+        let _ = child.start_kill();
+        // A killed process ends within milliseconds; one that does not is not waited for.
+        for _ in 0..200 {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Sends `signal` while it runs.
     pub fn signal(&self, signal: Signal) {
         // Not yet waited for, so the number still is this child's.
