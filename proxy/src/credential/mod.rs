@@ -175,7 +175,7 @@ impl Credentials {
             }
             let now = self.shared.clock.wall();
             for serving in self.alive() {
-                if now > serving.leaf.not_after && !serving.expired.load(Ordering::Relaxed) {
+                if serving.leaf.is_over(now) && !serving.expired.load(Ordering::Relaxed) {
                     tracing::warn!(
                         tunnel = &*serving.tunnel.name,
                         generation = serving.generation,

@@ -37,7 +37,7 @@ impl Credentials {
         let mut reasons = Vec::new();
         for serving in table.iter() {
             let name = &serving.tunnel.name;
-            if now > serving.leaf.not_after {
+            if serving.leaf.is_over(now) {
                 reasons.push(format!("tunnel {name}: the certificate has expired"));
             }
             if serving.tunnel.seen().is_refused(boot) {

@@ -111,6 +111,13 @@ pub(crate) struct Served {
     pub(super) refused: AtomicU64,
 }
 
+impl Served {
+    /// Whether its last second, which belongs to it (RFC 5280 section 4.1.2.5), is over.
+    pub(crate) fn is_over(&self, now: SystemTime) -> bool {
+        now >= self.not_after + Duration::from_secs(1)
+    }
+}
+
 /// Why a connection is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {

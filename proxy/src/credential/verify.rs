@@ -290,3 +290,33 @@ fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_is_in_date_from_its_first_second_to_the_end_of_its_last() {
+        let day = Duration::from_secs(86_400);
+        let now = SystemTime::UNIX_EPOCH + 21_000 * day;
+        let profile = pki::AuthorityProfile {
+            lifetime: 10 * day,
+            ..pki::AuthorityProfile::server("CA")
+        };
+        let authority = pki::Authority::generate(&profile, now).unwrap();
+        let validity = authority.certificate().validity();
+        let (first, last) = (validity.not_before(), validity.not_after());
+        let der = authority.certificate().der();
+        assert_eq!(
+            super::validity(der),
+            Ok((first, last)),
+            "as another reader says"
+        );
+        let moment = Duration::from_millis(1);
+        let at = |time| in_date(der, time).map_err(|refused| refused.reason);
+        assert_eq!(at(first - moment), Err(Reason::NotYetValid), "F33");
+        assert_eq!(at(first), Ok(()));
+        assert_eq!(at(last + 999 * moment), Ok(()));
+        assert_eq!(at(last + 1000 * moment), Err(Reason::Expired));
+    }
+}

@@ -85,37 +85,53 @@ async fn each_fault_is_refused_for_its_own_reason_and_the_last_good_one_stays() 
     assert_eq!(shown(&stream.unwrap()), leaf_sha256(&good.leaf));
 }
 
-#[tokio::test]
-async fn a_ca_that_is_out_of_date_is_refused_although_verifiers_may_not_look() {
-    let pipes = Pipes::new();
-    let ca = Ca::at(now(), 48 * HOUR);
-    let credential = Credential {
-        leaf: ca.leaf_for(DOMAIN, now(), HOUR),
-        ..ca.credential(1)
-    };
-    // F33: the CA begins later.
-    let tomorrow = Ca::at(now() + 24 * HOUR, 48 * HOUR);
-    let early = Credential {
-        leaf: tomorrow.leaf_for(DOMAIN, now() + 24 * HOUR, HOUR),
-        ca_certificates: vec![tomorrow.pem()],
+/// Made by openssl, since `pki` lets no leaf outlive its CA: a CA of one day, a leaf of thirty.
+fn leaf_that_outlives_its_ca() -> Credential {
+    const SCRIPT: &str = "set -e
+        key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+        openssl req -x509 $key -keyout ca.key -out ca.crt -days 1 -subj /CN=short \\
+            -addext keyUsage=critical,keyCertSign
+        openssl req $key -keyout tls.key -out tls.csr -subj /CN=t.example
+        printf 'subjectAltName=DNS:*.t.example\nextendedKeyUsage=serverAuth\n' > ext
+        openssl x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 \\
+            -extfile ext -out tls.crt";
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    let output = command
+        .args(["-c", SCRIPT])
+        .current_dir(&directory)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+    Credential {
+        leaf: Leaf {
+            chain: read("tls.crt"),
+            key: control::Secret::new(read("tls.key")),
+            not_after: 0,
+        },
+        ca_certificates: vec![read("ca.crt")],
         ..Ca::new().credential(1)
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_ca_that_is_over_is_refused_although_its_leaf_is_not() {
+    let pipes = Pipes::new();
+    let mut credential = leaf_that_outlives_its_ca();
+    pipes.offer(&credential);
+    pipes.clock.advance(48 * HOUR);
+    credential.generation = 2;
     let refused = pipes
         .credentials
-        .offer(&early, Source::Channel)
-        .unwrap_err();
-    assert_eq!(refused.reason, Reason::NotYetValid);
-    pipes
-        .credentials
         .offer(&credential, Source::Channel)
-        .expect("both are in date");
-    pipes.clock.advance(72 * HOUR);
-    let next = Credential {
-        generation: 2,
-        ..credential
-    };
-    let refused = pipes.credentials.offer(&next, Source::Channel).unwrap_err();
+        .unwrap_err();
     assert_eq!(refused.reason, Reason::Expired);
+    assert!(refused.detail.contains("CA certificate"), "{refused}");
 }
 
 #[tokio::test]

@@ -163,6 +163,21 @@ async fn below_lowest_a_handshake_is_cut_at_once() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_completes_after_the_ack_does_not_count() {
+    let (ca, pipes) = (Ca::new(), Pipes::new());
+    pipes.offer(&ca.credential(1)).settled().await;
+    // Complete in the very moment in which it is shut out: nobody has told it yet.
+    let late = pipes.credentials.begin(None).unwrap();
+    let next = Credential {
+        lowest: 2,
+        ..ca.credential(2)
+    };
+    pipes.offer(&next).settled().await;
+    assert!(late.complete(std::time::Duration::ZERO).is_none());
+    assert_eq!(pipes.credentials.alive().len(), 1);
+}
+
+#[tokio::test]
 async fn a_second_swap_acks_only_when_the_handshakes_of_both_have_ended() {
     let (ca, pipes) = (Ca::new(), Pipes::new());
     pipes.offer(&ca.credential(1)).settled().await;
