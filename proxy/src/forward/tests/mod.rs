@@ -10,6 +10,7 @@ mod routes;
 mod streams;
 mod upgrade;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,15 +115,15 @@ impl Proxy {
     }
 
     /// A caller's HTTP/2 connection.
-    pub(super) async fn caller_http2(
-        &self,
-    ) -> hyper::client::conn::http2::SendRequest<http_body_util::Full<bytes::Bytes>> {
+    pub(super) async fn caller_http2<B>(&self) -> hyper::client::conn::http2::SendRequest<B>
+    where
+        B: http_body::Body<Data = bytes::Bytes, Error = Infallible> + Send + Unpin + 'static,
+    {
         let stream = TcpStream::connect(self.http2).await.unwrap();
         let io = TokioIo::new(stream);
         let spawner = Spawner(self.tasks.clone());
-        let (sender, connection) = hyper::client::conn::http2::handshake(spawner, io)
-            .await
-            .unwrap();
+        let handshake = hyper::client::conn::http2::handshake(spawner, io);
+        let (sender, connection) = handshake.await.unwrap();
         self.tasks.spawn(async move {
             let _ = connection.await;
         });

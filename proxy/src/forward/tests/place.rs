@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::streams::{EVENTS, chunk, streaming};
-use super::{GET, OK, Proxy, Upstream, call, values};
+use super::{GET, OK, Proxy, Upstream, call, values, within};
 
 /// The head and the JSON body of an answer.
 async fn answer(proxy: &Proxy, request: &str) -> (String, Value) {
@@ -182,6 +182,40 @@ async fn a_stream_that_ends_with_its_time_ends_upstream_while_the_request_still_
     proxy.cut.cancel();
     assert_eq!(caller.until("0\r\n\r\n").await, "0\r\n\r\n");
     assert_eq!(peer.rest().await, "");
+}
+
+/// A request's body that never ends.
+struct Endless;
+
+impl http_body::Body for Endless {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_with_its_time_ends_upstream_while_an_http2_request_is_open() {
+    let upstream = Upstream::bind().await;
+    let proxy = Proxy::to(upstream.addr(), "").await;
+    let mut sender = proxy.caller_http2().await;
+    let request = http::Request::post("https://docs.t.example/");
+    let sent = sender.send_request(request.body(Endless).unwrap());
+    let (response, mut peer) = tokio::join!(sent, async {
+        let mut peer = upstream.accept().await;
+        peer.answer(EVENTS).await;
+        peer
+    });
+    proxy.cut.cancel();
+    let ended = http_body_util::BodyExt::collect(response.unwrap().into_body());
+    assert!(within("the end of the stream", ended).await.is_ok());
+    peer.rest().await;
+    assert!(!sender.is_closed());
 }
 
 #[tokio::test]
