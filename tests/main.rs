@@ -8,3 +8,5 @@ mod certificates;
 mod cli;
 #[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod recovery;
