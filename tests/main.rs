@@ -9,4 +9,6 @@ mod cli;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod recovery;
