@@ -96,8 +96,10 @@ pub struct Switch {
 pub struct Seen {
     /// The issuer of the leaf in force, if no rotation of it is in flight.
     pub settled_issuer: Option<String>,
-    /// Every connected proxy acknowledged that leaf.
+    /// There are proxies in service, and every one acknowledged that leaf.
     pub acknowledged: bool,
+    /// No proxy has been in service for as long as one may be away.
+    pub deserted: bool,
     /// Somebody ordered a switch that has not begun.
     pub ordered: bool,
     /// The last try failed a moment ago.
@@ -137,10 +139,16 @@ pub fn next(state: &State, seen: &Seen, now: u64) -> Action {
         return Action::Begin(Role::Active);
     };
     if let Some(switch) = &state.switch {
-        let followed = seen.settled_issuer.as_ref() == Some(&active.sha256) && seen.acknowledged;
+        let settled = seen.settled_issuer.as_ref() == Some(&active.sha256);
+        // Nobody is there to prove anything: the old key is kept until the next switch, which is
+        // ordered by somebody who knows that.
+        let superseded = seen.deserted && seen.ordered && !seen.suspect && state.standby.is_some();
         return match (switch.adopted, seen.suspect) {
-            (false, _) if followed => Action::Adopt,
-            (true, false) => Action::Retire,
+            (false, _) if settled && (seen.acknowledged || superseded) => Action::Adopt,
+            (true, false) if seen.acknowledged || seen.deserted => Action::Retire,
+            (false, _) if settled && seen.deserted && state.standby.is_none() => {
+                Action::Begin(Role::Standby)
+            }
             _ => Action::Wait,
         };
     }

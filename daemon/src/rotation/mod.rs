@@ -12,12 +12,17 @@
 pub mod authority;
 pub mod server_certificate;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Server certificates that may be issued in an hour without anybody ordering them (I9).
 pub const ISSUES_PER_HOUR: usize = 6;
 /// A rotation that is not published after this many seconds is given up and begun anew.
 pub const HARD_DEADLINE: u64 = 3600;
+
+/// A replica that went without a farewell counts as in service for this long.
+pub const REPLICA_GRACE: Duration = Duration::from_secs(3600);
 
 /// A certificate in custody, by reference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,11 +59,14 @@ impl Leaf {
     }
 }
 
-/// A proxy that is connected, as far as one tunnel goes.
+/// A proxy that is in service, as far as one tunnel goes: connected, or gone without a farewell for
+/// less than [`REPLICA_GRACE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Witness {
     /// Name of the replica.
     pub name: String,
+    /// Its subscription stands. One that does not may serve all the same.
+    pub connected: bool,
     /// Highest generation of `credential` acknowledged; 0 for none.
     pub acked: u64,
     /// The last refusal, with its generation.

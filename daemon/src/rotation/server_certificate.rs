@@ -60,7 +60,7 @@ pub struct Seen {
     pub serial_fresh: bool,
     /// Generation that this process has put on the board; 0 for none.
     pub published: u64,
-    /// The proxies that are connected.
+    /// The proxies that are in service.
     pub witnesses: Vec<Witness>,
     /// The time for acks is over.
     pub overdue: bool,
@@ -100,8 +100,8 @@ pub enum Action {
         /// Replicas that did not acknowledge.
         missing: Vec<String>,
     },
-    /// Destroy the keys of kept leaves, record that.
-    Retire,
+    /// Destroy the keys of kept leaves but so many of the newest, record that.
+    Retire(usize),
     /// Publish this kept leaf, or the one in force, in a new generation.
     Restore {
         /// Its id.
@@ -162,9 +162,10 @@ fn acknowledged(state: &State, rotation: &Rotation, seen: &Seen, now: u64) -> Ac
     let Some(serving) = &state.serving else {
         return Action::Abandon("it was published without a certificate");
     };
-    let missing: Vec<&Witness> = seen
-        .witnesses
-        .iter()
+    // Those that are away hold up no rotation, only the end of what they may still serve.
+    let here = seen.witnesses.iter().filter(|witness| witness.connected);
+    let missing: Vec<&Witness> = here
+        .clone()
         .filter(|witness| witness.acked < serving.generation)
         .collect();
     let refusing = |witness: &&Witness| {
@@ -172,9 +173,8 @@ fn acknowledged(state: &State, rotation: &Rotation, seen: &Seen, now: u64) -> Ac
             generation == serving.generation && is_about_the_leaf(reason)
         })
     };
-    let nobody_takes_it = !missing.is_empty()
-        && missing.len() == seen.witnesses.len()
-        && missing.iter().all(refusing);
+    let nobody_takes_it =
+        !missing.is_empty() && missing.len() == here.count() && missing.iter().all(refusing);
     if nobody_takes_it
         && rotation.cause != Cause::Refused
         && let Some(leaf) = restorable(state, seen, now)
@@ -197,7 +197,8 @@ fn acknowledged(state: &State, rotation: &Rotation, seen: &Seen, now: u64) -> Ac
 /// Without a rotation in flight.
 fn rest(state: &State, seen: &Seen, now: u64) -> Action {
     if let Some(serving) = state.serving.as_ref().filter(|_| seen.serving_usable) {
-        let claims = seen.witnesses.iter().map(|witness| witness.serves);
+        let here = seen.witnesses.iter().filter(|witness| witness.connected);
+        let claims = here.map(|witness| witness.serves);
         let above = claims
             .filter(|claim| claim.saturating_sub(state.generation) < FARTHEST)
             .max()
@@ -219,8 +220,9 @@ fn rest(state: &State, seen: &Seen, now: u64) -> Action {
             };
         }
     }
-    if !state.kept.is_empty() && !seen.suspect {
-        return Action::Retire;
+    let keep = still_needed(state, seen);
+    if state.kept.len() > keep && !seen.suspect {
+        return Action::Retire(keep);
     }
     let Some(cause) = due(state, seen, now) else {
         return Action::Wait(state.serving.as_ref().map_or(now + 1, |leaf| leaf.rekey_at));
@@ -232,6 +234,18 @@ fn rest(state: &State, seen: &Seen, now: u64) -> Action {
         return Action::Wait(now + 1);
     }
     Action::Begin(cause)
+}
+
+/// How many kept leaves may still be served: none when every proxy in service has acknowledged the
+/// one in force, all while one has not. Without a proxy nothing is proven, and the newest stays.
+fn still_needed(state: &State, seen: &Seen) -> usize {
+    let generation = state.serving.as_ref().map_or(0, |leaf| leaf.generation);
+    let behind = |witness: &Witness| witness.acked < generation;
+    match seen.witnesses.as_slice() {
+        [] => 1,
+        witnesses if witnesses.iter().any(behind) => state.kept.len(),
+        _ => 0,
+    }
 }
 
 /// Why the leaf in force needs a successor, if it does.

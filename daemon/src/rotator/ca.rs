@@ -37,7 +37,10 @@ impl Tunnel {
             settled_issuer: serving
                 .filter(|_| self.leaf.rotation.is_none())
                 .map(|leaf| leaf.issuer.clone()),
-            acknowledged: witnesses.iter().all(|witness| witness.acked >= generation),
+            // Nobody is no evidence.
+            acknowledged: !witnesses.is_empty()
+                && witnesses.iter().all(|witness| witness.acked >= generation),
+            deserted: self.is_deserted(witnesses, desk.moment.boot),
             ordered: self.ca_order.as_ref().is_some_and(Ordered::is_waiting),
             paced,
             suspect: desk.moment.suspect,
@@ -130,7 +133,8 @@ impl Tunnel {
                 let switch = old.switch.as_ref().map(|switch| &switch.id);
                 let is_its = |order: &mut Ordered| order.rotation.as_ref() == switch;
                 if let Some(order) = self.ca_order.take_if(is_its) {
-                    let detail = "switched, and every connected proxy serves the new CA".to_owned();
+                    let detail =
+                        "switched, and every proxy in service serves the new CA".to_owned();
                     let now = moment.unix();
                     let done = OperationState::Done;
                     desk.operations.end(&order.operation, done, detail, now);
@@ -153,9 +157,13 @@ impl Tunnel {
     /// looks for.
     fn retire(&mut self, desk: &mut Desk<'_>, old: &State) -> Result<(), StepError> {
         if let Some(ca) = &old.old {
-            self.custody.destroy(&[Blob::CaKey(&ca.id)])?;
-            // The store's earlier sets have it too.
+            // The store has it too: in the current set until the new one is written, then in earlier
+            // ones.
             self.refresh_files();
+            if self.facts.files_stale {
+                return Err(StepError::Stale);
+            }
+            self.custody.destroy(&[Blob::CaKey(&ca.id)])?;
             self.store.forget_old_ca_keys()?;
         }
         let before = old.retired.clone();

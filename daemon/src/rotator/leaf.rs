@@ -129,7 +129,7 @@ impl Tunnel {
             }
             Action::Publish => self.publish(desk, &state)?,
             Action::Adopt { missing } => self.adopt(desk, &state, missing)?,
-            Action::Retire => self.retire_kept(desk, &state)?,
+            Action::Retire(keep) => self.retire_kept(desk, &state, *keep)?,
             Action::Restore { id, cause, above } => {
                 self.restore(desk, &state, id, *cause, *above)?;
             }
@@ -167,6 +167,11 @@ impl Tunnel {
         self.facts.published_at = Some(desk.moment.boot);
         let named = self.leaf.blobs();
         self.pairs.retain(|id, _| named.contains(&id.as_str()));
+        // So many are kept that the state let one go.
+        for id in state.blobs().iter().filter(|id| !named.contains(id)) {
+            self.custody
+                .remove(&[Blob::LeafKey(id), Blob::LeafCertificate(id)])?;
+        }
         tracing::info!(
             tunnel = self.name,
             generation = leaf.generation,
@@ -225,17 +230,21 @@ impl Tunnel {
     }
 
     /// Keys first: see [`Tunnel::perform_ca`]'s retirement.
-    fn retire_kept(&mut self, desk: &mut Desk<'_>, state: &State) -> Result<(), StepError> {
-        let blobs: Vec<Blob<'_>> = state
-            .kept
-            .iter()
+    fn retire_kept(
+        &mut self,
+        desk: &mut Desk<'_>,
+        state: &State,
+        keep: usize,
+    ) -> Result<(), StepError> {
+        let retired = || state.kept.iter().skip(keep);
+        let blobs: Vec<Blob<'_>> = retired()
             .flat_map(|leaf| [Blob::LeafKey(&leaf.id), Blob::LeafCertificate(&leaf.id)])
             .collect();
         self.custody.remove(&blobs)?;
-        for leaf in &state.kept {
+        for leaf in retired() {
             self.pairs.remove(&leaf.id);
         }
-        Ok(self.note_advance(desk, state.retired())?)
+        Ok(self.note_advance(desk, state.retired(keep))?)
     }
 
     fn restore(

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 use pki::{ClientProfile, Serial};
 use tokio::sync::oneshot;
 
-use super::Moment;
 use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
 use crate::board::{Order, Refusal, Request};
 use crate::journal::{Entry, Kind};
@@ -140,7 +139,7 @@ impl Tunnel {
                 Ok(operation)
             }
             Order::RotateCa { trusted, .. } => {
-                self.refuse_switch(desk.moment, trusted)?;
+                self.refuse_switch(desk, trusted)?;
                 let operation = self.open_operation(desk, "rotate ca", actor);
                 self.ca_order = Some(ordered(&operation));
                 self.ca_pace.reset();
@@ -163,15 +162,19 @@ impl Tunnel {
     }
 
     /// Everything that speaks against a switch of the CA.
-    fn refuse_switch(&self, moment: Moment, trusted: bool) -> Result<(), Refusal> {
+    fn refuse_switch(&self, desk: &Desk<'_>, trusted: bool) -> Result<(), Refusal> {
         if let Some(running) = &self.ca_order {
             return Err(already(running));
         }
-        if self.ca.switch.is_some() {
+        let witnesses = self.witnesses(desk);
+        let deserted = self.is_deserted(&witnesses, desk.moment.boot) && !desk.moment.suspect;
+        if self.ca.switch.is_some() && !deserted {
             return Err(refusal(
                 "the last switch of the CA is not over".to_owned(),
-                if moment.suspect {
+                if desk.moment.suspect {
                     "set the clock right; an hour after its jump the switch ends by itself"
+                } else if witnesses.is_empty() {
+                    "start a proxy, which has to take the new certificate; or order it again when the daemon has run for an hour without one"
                 } else {
                     "see in: keyward status, which proxies have not followed, and restart or stop them"
                 }
@@ -308,6 +311,15 @@ impl Tunnel {
         {
             let detail = self.troubles();
             desk.operations.end(&ordered.operation, failed, detail, now);
+        }
+        if self.leaf.rotation.is_none()
+            && witnesses.is_empty()
+            && let Some(ordered) = self.ca_order.take_if(|ordered| !ordered.is_waiting())
+        {
+            let detail = "the new certificate is published, but no proxy is connected; the old CA's key is kept until a proxy has taken it, or until the next switch of the CA";
+            let done = OperationState::Done;
+            desk.operations
+                .end(&ordered.operation, done, detail.to_owned(), now);
         }
         let generation = self.leaf.serving.as_ref().map_or(0, |leaf| leaf.generation);
         let mut missing = witnesses

@@ -68,6 +68,7 @@ pub(super) fn open(
         publication: Publication::default(),
         facts: Facts {
             floor,
+            watching_since: moment.boot,
             files_stale: true,
             ..Facts::default()
         },

@@ -9,12 +9,14 @@ use thiserror::Error;
 
 use super::orders::{Operations, Ordered};
 use super::{Moment, TICK};
-use crate::board::{Board, Publication};
+use crate::board::{Board, Publication, Replica};
 use crate::config::TunnelConfig;
 use crate::custody::Custody;
 use crate::disk::DiskError;
 use crate::journal::{Entry, Journal, Kind};
-use crate::rotation::{ISSUES_PER_HOUR, Witness, authority, server_certificate, ulid};
+use crate::rotation::{
+    ISSUES_PER_HOUR, REPLICA_GRACE, Witness, authority, server_certificate, ulid,
+};
 use crate::served::Served;
 use crate::store::Store;
 
@@ -56,6 +58,8 @@ pub(super) struct Tunnel {
 /// What this process knows and the journal does not.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
+    /// When this process began to watch, since boot.
+    pub(super) watching_since: Duration,
     /// When the generation in force went out, since boot.
     pub(super) published_at: Option<Duration>,
     /// The serial number was drawn by this process and has not been signed with.
@@ -146,6 +150,9 @@ pub(super) enum StepError {
     /// What was issued must not be published; the rotation is given up.
     #[error("the certificate is refused: {0}")]
     Lint(String),
+    /// Store and served directory still hold what is to be destroyed; it is tried again.
+    #[error("store and served directory cannot be written")]
+    Stale,
     /// Something is not where the journal says.
     #[error("{0} is not in custody")]
     Lost(&'static str),
@@ -155,7 +162,7 @@ impl StepError {
     /// For the journal.
     pub(super) fn class(&self) -> &'static str {
         match self {
-            Self::Disk(_) => "disk",
+            Self::Disk(_) | Self::Stale => "disk",
             Self::Issue(_) => "issue",
             Self::Key(_) => "key",
             Self::Lint(_) => "lint",
@@ -179,7 +186,7 @@ impl StepError {
 impl Tunnel {
     /// Does everything that can be done now; gives how long nothing more will be due.
     pub(super) fn turn(&mut self, desk: &mut Desk<'_>) -> Duration {
-        let witnesses = self.witnesses(desk.board);
+        let witnesses = self.witnesses(desk);
         let mut pause = TICK;
         for _ in 0..STEPS {
             if self.step_ca(desk, &witnesses) {
@@ -211,14 +218,19 @@ impl Tunnel {
         pause.clamp(Duration::from_millis(10), TICK)
     }
 
-    /// The proxies that are connected for this tunnel.
-    fn witnesses(&self, board: &Board) -> Vec<Witness> {
+    /// The proxies that are in service for this tunnel.
+    pub(super) fn witnesses(&self, desk: &Desk<'_>) -> Vec<Witness> {
         let resource = (self.name.clone(), control::Resource::Credential);
-        let replicas = board.replicas.borrow();
+        let replicas = desk.board.replicas.borrow();
+        // A clock that was set back makes it lie in the future, and counts as well.
+        let is_forgotten = |replica: &Replica| {
+            let silent = desk.moment.wall.duration_since(replica.last_heard);
+            silent.is_ok_and(|silent| silent >= REPLICA_GRACE)
+        };
         replicas
             .iter()
             .filter(|(_, replica)| {
-                replica.connected
+                (replica.connected || !replica.left && !is_forgotten(replica))
                     && replica.role == Role::Proxy
                     && replica.tunnels.contains(&self.name)
             })
@@ -228,12 +240,19 @@ impl Tunnel {
                 let report = reports.find(|report| report.tunnel == self.name);
                 Witness {
                     name: name.clone(),
+                    connected: replica.connected,
                     acked,
                     refused: replica.nacks.get(&resource).copied(),
                     serves: report.map_or(acked, |report| acked.max(report.generation)),
                 }
             })
             .collect()
+    }
+
+    /// Whether no proxy is in service, and this process has watched for long enough to know: after a
+    /// restart they take their time to come back.
+    pub(super) fn is_deserted(&self, witnesses: &[Witness], boot: Duration) -> bool {
+        witnesses.is_empty() && boot.saturating_sub(self.facts.watching_since) >= REPLICA_GRACE
     }
 
     /// Whether the time for acks is over.

@@ -45,6 +45,15 @@ fn every_phase_has_its_step() {
         suspect: true,
         ..seen("b", true)
     };
+    let deserted = Seen {
+        deserted: true,
+        ..seen("b", false)
+    };
+    let superseding = Seen {
+        ordered: true,
+        ..deserted.clone()
+    };
+    let renewed = switching.begun("c".into(), Role::Standby).made(ca("c"));
     for (state, seen, action) in [
         (&empty, &calm, Action::Begin(Role::Active)),
         (&first, &calm, Action::Make),
@@ -62,6 +71,14 @@ fn every_phase_has_its_step() {
         (&switching, &suspect, Action::Adopt),
         // F35: nothing is destroyed by a clock that cannot be believed.
         (&adopted, &suspect, Action::Wait),
+        // One has come that has not followed.
+        (&adopted, &seen("b", false), Action::Wait),
+        // Nobody is there: the old key is kept, until somebody orders the next switch.
+        (&switching, &deserted, Action::Begin(Role::Standby)),
+        (&renewed, &deserted, Action::Wait),
+        (&renewed, &superseding, Action::Adopt),
+        (&renewed.adopted(), &superseding, Action::Retire),
+        (&renewed.adopted().retired(), &superseding, Action::Switch),
         (&adopted, &seen("b", true), Action::Retire),
         (
             &adopted.retired(),
@@ -139,7 +156,7 @@ fn no_combination_of_state_sight_and_time_decides_something_dangerous() {
         switching.adopted().retired(),
     ];
     for state in &states {
-        for bits in 0..32_u32 {
+        for bits in 0..64_u32 {
             for issuer in [None, Some("sha-a".to_owned()), Some("sha-b".to_owned())] {
                 for now in [
                     0,
@@ -157,6 +174,7 @@ fn no_combination_of_state_sight_and_time_decides_something_dangerous() {
                         ordered: bit(1),
                         paced: bit(2),
                         suspect: bit(3),
+                        deserted: bit(5) && !bit(0),
                     };
                     match next(state, &seen, now) {
                         // Destruction: not with a doubtful clock, not before the successor is in use.
@@ -164,11 +182,13 @@ fn no_combination_of_state_sight_and_time_decides_something_dangerous() {
                             let adopted =
                                 state.switch.as_ref().is_some_and(|switch| switch.adopted);
                             assert!(adopted && !seen.suspect);
+                            assert!(seen.acknowledged || seen.deserted);
                         }
                         Action::Discard => assert!(!seen.suspect && state.switch.is_none()),
                         Action::Adopt => {
                             let active = state.active.as_ref().map(|ca| &ca.sha256);
-                            assert!(seen.acknowledged && seen.settled_issuer.as_ref() == active);
+                            assert!(seen.acknowledged || seen.deserted && seen.ordered);
+                            assert_eq!(seen.settled_issuer.as_ref(), active);
                         }
                         // Nobody switches by himself.
                         Action::Switch => {

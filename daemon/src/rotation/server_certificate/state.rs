@@ -187,11 +187,10 @@ impl State {
 
     /// [`super::Action::Retire`].
     #[must_use]
-    pub fn retired(&self) -> Self {
-        Self {
-            kept: Vec::new(),
-            ..self.clone()
-        }
+    pub fn retired(&self, keep: usize) -> Self {
+        let mut next = self.clone();
+        next.kept.truncate(keep);
+        next
     }
 
     /// [`super::Action::Abandon`].

@@ -52,6 +52,7 @@ fn serving(issued_at: u64) -> State {
 fn witness(acked: u64) -> Witness {
     Witness {
         name: "a".to_owned(),
+        connected: true,
         acked,
         refused: None,
         serves: acked,
@@ -110,8 +111,8 @@ fn every_phase_has_its_step() {
         (&published, &acked, adopt(&[])),
         (&published, &waiting, Action::Wait(NOW + 1)),
         (&published, &overdue, adopt(&["a"])),
-        (&adopted, &calm(), Action::Retire),
-        (&adopted.retired(), &calm(), Action::Wait(NOW + DAY)),
+        (&adopted, &acked, Action::Retire(0)),
+        (&adopted.retired(0), &acked, Action::Wait(NOW + DAY)),
     ] {
         assert_eq!(next(state, seen, NOW), action, "{} {seen:?}", state.phase());
     }
@@ -123,6 +124,64 @@ fn every_phase_has_its_step() {
     );
     assert_eq!(published.kept, [leaf("old", "ca", NOW)]);
     assert_eq!(adopted.done, 1);
+}
+
+/// I6
+#[test]
+fn an_earlier_leaf_is_kept_until_every_proxy_in_service_has_the_newer_one() {
+    let mut state = serving(NOW);
+    state.generation = 2;
+    state.serving = Some(Leaf {
+        generation: 2,
+        ..leaf("new", "ca", NOW)
+    });
+    state.kept = vec![leaf("old", "ca", NOW), leaf("older", "ca", NOW)];
+    let gone = |acked: u64| Witness {
+        name: "gone".to_owned(),
+        connected: false,
+        ..witness(acked)
+    };
+    for (witnesses, keeps) in [
+        (vec![witness(2)], 0),
+        (vec![witness(2), gone(2)], 0),
+        (vec![witness(1)], 2),
+        (vec![witness(2), gone(1)], 2),
+        (vec![gone(1)], 2),
+        // Nobody is no evidence: one earlier leaf stays.
+        (vec![], 1),
+    ] {
+        let seen = Seen {
+            witnesses,
+            overdue: true,
+            ..calm()
+        };
+        let action = next(&state, &seen, NOW);
+        if keeps == 2 {
+            assert!(matches!(action, Action::Wait(_)), "{action:?} {seen:?}");
+        } else {
+            assert_eq!(action, Action::Retire(keeps), "{seen:?}");
+        }
+        let ids: Vec<_> = state
+            .retired(keeps)
+            .kept
+            .into_iter()
+            .map(|leaf| leaf.id)
+            .collect();
+        assert_eq!(ids, ["old", "older"][..keeps]);
+    }
+    // One that is away holds up no rotation.
+    let published = serving(NOW)
+        .begun("new".into(), Cause::Ordered, "uid:0", "ca", NOW)
+        .keyed("1".into())
+        .signed(leaf("new", "ca", NOW))
+        .checked(0)
+        .published();
+    let seen = Seen {
+        witnesses: vec![gone(1)],
+        ..calm()
+    };
+    let missing = Vec::new();
+    assert_eq!(next(&published, &seen, NOW), Action::Adopt { missing });
 }
 
 #[test]
@@ -381,7 +440,19 @@ fn assert_harmless(state: &State, seen: &Seen, now: u64) {
     let here = || format!("{} {action:?} {now} {seen:?}", state.phase());
     match &action {
         // I6: only with nothing in flight, and a clock that can be believed.
-        Action::Retire => assert!(phase.is_none() && !seen.suspect, "{}", here()),
+        Action::Retire(keep) => {
+            assert!(phase.is_none() && !seen.suspect, "{}", here());
+            let serving = state.serving.as_ref().map_or(0, |leaf| leaf.generation);
+            let all = seen
+                .witnesses
+                .iter()
+                .all(|witness| witness.acked >= serving);
+            assert!(
+                all && (*keep > 0 || !seen.witnesses.is_empty()),
+                "{}",
+                here()
+            );
+        }
         // I7: nothing goes out unchecked.
         Action::Publish => assert_eq!(phase, Some(Phase::Checked), "{}", here()),
         Action::Check => assert!(seen.certificate_usable && seen.key_usable, "{}", here()),
@@ -546,13 +617,13 @@ impl World {
                 self.record(state.published())?;
             }
             Action::Adopt { .. } => self.record(state.adopted())?,
-            Action::Retire => {
-                for leaf in &state.kept {
+            Action::Retire(keep) => {
+                for leaf in state.kept.iter().skip(*keep) {
                     self.step()?;
                     self.keys.remove(&leaf.id);
                     self.certificates.remove(&leaf.id);
                 }
-                self.record(state.retired())?;
+                self.record(state.retired(*keep))?;
             }
             Action::Restore { .. } | Action::Abandon(_) => panic!("{action:?} without need"),
         }

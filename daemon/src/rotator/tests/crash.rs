@@ -74,7 +74,10 @@ fn crash(scenario: Scenario, prepared: bool, kind: Kind, steps: u64) -> bool {
     assert_one_pair(&world, "store", &here);
     assert_one_pair(&world, "served", &here);
     world.disk = Disk::simulated();
-    let engine = world.start();
+    let mut engine = world.start();
+    // A proxy takes what is there; before that nothing earlier is destroyed.
+    world.ack("a");
+    world.turn(&mut engine);
     drop(engine);
     let after = world.credential();
     verify(&after, world.wall);
@@ -165,11 +168,15 @@ fn a_full_disk_issues_nothing_and_alarms_and_heals() {
         let mut engine = world.start();
         let generation = world.credential().generation;
         crash.leave(steps);
-        let done = world.rotate(&mut engine).state == OperationState::Done && !crash.came();
+        let running = world.rotate(&mut engine).state != OperationState::Failed;
+        world.ack("a");
+        world.turn(&mut engine);
+        let done = running && !crash.came();
         verify(&world.credential(), world.wall);
         crash.relieve();
         for _ in 0..3 {
             world.pass(10);
+            world.ack("a");
             world.turn(&mut engine);
         }
         assert_eq!(world.status().alarms, Vec::<String>::new(), "{steps}");
@@ -204,7 +211,11 @@ fn no_secret_is_in_the_journal_or_the_status() {
     let mut engine = world.start();
     for _ in 0..3 {
         world.rotate(&mut engine);
+        world.ack("a");
+        world.turn(&mut engine);
         world.rotate_ca(&mut engine);
+        world.ack("a");
+        world.turn(&mut engine);
     }
     // Errors as well.
     std::fs::remove_file(world.path("store/ca.crt")).unwrap();

@@ -82,6 +82,140 @@ fn a_switch_of_the_ca_publishes_under_the_standby_and_destroys_the_old_key_after
     }
 }
 
+/// Names of the CA keys in custody.
+fn ca_keys(world: &World) -> Vec<String> {
+    let mut keys = world.keys();
+    keys.retain(|name| name.starts_with("ca-"));
+    keys
+}
+
+/// I6, rotation.md 5.3a: one that went without a farewell may serve the old CA's certificate still.
+#[test]
+fn a_proxy_that_vanished_silently_keeps_the_old_ca_key_for_an_hour() {
+    let mut world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    world.ack("silent");
+    world.turn(&mut engine);
+    let before = ca_keys(&world);
+    world.board.replicas.send_modify(|replicas| {
+        replicas.get_mut("silent").unwrap().connected = false;
+    });
+    let operation = world.rotate_ca(&mut engine);
+    world.ack("a");
+    world.pass(2);
+    world.turn(&mut engine);
+    let ended = world.operation(&operation.id);
+    assert_eq!(ended.state, OperationState::Failed);
+    assert!(
+        ended.detail.contains("not acknowledged: silent;"),
+        "{ended:?}"
+    );
+    world.pass(HOUR - 3);
+    world.ack("a");
+    world.turn(&mut engine);
+    assert_eq!(ca_keys(&world), before, "the old key and the new one");
+    world.pass(1);
+    world.ack("a");
+    world.turn(&mut engine);
+    assert!(!before.iter().all(|key| ca_keys(&world).contains(key)));
+}
+
+/// One that said farewell serves nothing any more.
+#[test]
+fn a_proxy_that_left_on_purpose_holds_up_no_switch() {
+    let world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    world.ack("left");
+    world.turn(&mut engine);
+    world.board.replicas.send_modify(|replicas| {
+        let replica = replicas.get_mut("left").unwrap();
+        (replica.connected, replica.left) = (false, true);
+    });
+    let operation = world.rotate_ca(&mut engine);
+    world.ack("a");
+    world.turn(&mut engine);
+    assert_eq!(world.operation(&operation.id).state, OperationState::Done);
+    assert!(world.status().standby_ca.is_some());
+}
+
+/// I6: nobody is no evidence.
+#[test]
+fn a_switch_without_proxies_keeps_the_old_ca_key_until_one_has_taken_the_new_certificate() {
+    let mut world = World::new();
+    let mut engine = world.start();
+    let before = ca_keys(&world);
+    let operation = world.rotate_ca(&mut engine);
+    assert_eq!(operation.state, OperationState::Done);
+    assert_eq!(
+        operation.detail,
+        "the new certificate is published, but no proxy is connected; the old CA's key is kept until a proxy has taken it, or until the next switch of the CA"
+    );
+    for _ in 0..3 {
+        world.pass(HOUR / 2);
+        world.turn(&mut engine);
+        assert!(before.iter().all(|key| ca_keys(&world).contains(key)));
+    }
+    drop(engine);
+    let mut engine = world.start();
+    // It may be that the proxies are not back yet.
+    let refused = world.order(&mut engine, switch(true)).unwrap_err();
+    assert!(refused.next.starts_with("start a proxy"), "{refused:?}");
+    assert!(before.iter().all(|key| ca_keys(&world).contains(key)));
+    world.ack("a");
+    world.turn(&mut engine);
+    assert!(!before.iter().all(|key| ca_keys(&world).contains(key)));
+    assert_eq!(ca_keys(&world).len(), 2);
+    assert_eq!(world.status().rotations.ca, 1);
+}
+
+#[test]
+fn the_next_switch_without_proxies_destroys_the_key_of_the_one_before() {
+    let mut world = World::new();
+    let mut engine = world.start();
+    let first = ca_keys(&world);
+    assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Done);
+    world.pass(HOUR);
+    world.turn(&mut engine);
+    assert_eq!(ca_keys(&world).len(), 3);
+    assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Done);
+    verify(&world.credential(), world.wall);
+    let keys = ca_keys(&world);
+    assert_eq!(first.iter().filter(|key| keys.contains(key)).count(), 1);
+}
+
+/// The store would go on with a key that nothing knows of any more.
+#[test]
+fn the_old_ca_key_is_not_forgotten_while_the_store_cannot_be_written() {
+    let mut world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    world.turn(&mut engine);
+    let before = ca_keys(&world);
+    // A directory where a link should go.
+    std::fs::remove_file(world.path("store/..data")).unwrap();
+    std::fs::create_dir(world.path("store/..data")).unwrap();
+    std::fs::write(world.path("store/..data/in-the-way"), "").unwrap();
+    let operation = world.rotate_ca(&mut engine);
+    assert_eq!(operation.state, OperationState::Running, "{operation:?}");
+    world.ack("a");
+    world.turn(&mut engine);
+    assert_eq!(ca_keys(&world), before);
+    assert!(world.status().standby_ca.is_none());
+    let alarms = world.status().alarms.join("; ");
+    assert!(
+        alarms.contains("store and served directory cannot be written"),
+        "{alarms}"
+    );
+    std::fs::remove_dir_all(world.path("store/..data")).unwrap();
+    world.pass(HOUR);
+    world.ack("a");
+    world.turn(&mut engine);
+    assert_ne!(ca_keys(&world), before);
+    assert_eq!(world.status().alarms, Vec::<String>::new());
+}
+
 #[test]
 fn a_switch_is_refused_until_somebody_says_that_the_standby_is_trusted() {
     let world = World::new();
