@@ -108,7 +108,7 @@ pub enum JournalError {
         /// What the lock file says of it.
         pid: Option<String>,
     },
-    /// A line before the last one is not a record.
+    /// A whole line is not a record. Nothing is cut off: it may be the only one that counts.
     #[error("line {line} of {} is damaged", path.display())]
     Damaged {
         /// The journal.
@@ -165,7 +165,7 @@ pub struct Journal {
 
 impl Journal {
     /// Takes the lock of `state`, makes the directory if need be, and reads what is there. A last
-    /// line that was not written whole is dropped: its effect was not begun.
+    /// line without its end is dropped: its effect was not begun.
     ///
     /// # Errors
     ///
@@ -322,38 +322,38 @@ impl Journal {
     }
 }
 
-/// The records, and how many bytes they take. Only the end may be torn.
+/// The records, and how many bytes they take. Only a last line without its end is torn: a write that
+/// came so far wrote all before it.
 fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, u64), JournalError> {
     let mut records: Vec<Record> = Vec::new();
     let mut length = 0;
-    let mut torn_at = None;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let whole = line.ends_with(b"\n");
-        let record = serde_json::from_slice::<Record>(line)
-            .ok()
-            .filter(|_| whole);
-        match (record, torn_at) {
-            (Some(record), None) => {
-                if record.v > VERSION {
-                    return Err(JournalError::Newer {
-                        path: path.to_owned(),
-                        version: record.v,
-                    });
-                }
-                length += line.len() as u64;
-                records.push(record);
-            }
-            (None, None) => torn_at = Some(index + 1),
-            (None, Some(_)) => {}
-            (Some(_), Some(line)) => {
-                return Err(JournalError::Damaged {
-                    path: path.to_owned(),
-                    line,
-                });
-            }
+        if !line.ends_with(b"\n") {
+            break;
         }
+        // Another version may have another shape: nothing else of it is looked at before.
+        if let Ok(Versioned { v }) = serde_json::from_slice(line)
+            && v > VERSION
+        {
+            return Err(JournalError::Newer {
+                path: path.to_owned(),
+                version: v,
+            });
+        }
+        let record = serde_json::from_slice(line).map_err(|_| JournalError::Damaged {
+            path: path.to_owned(),
+            line: index + 1,
+        })?;
+        length += line.len() as u64;
+        records.push(record);
     }
     Ok((records, length))
+}
+
+/// What every version of a record has.
+#[derive(Deserialize)]
+struct Versioned {
+    v: u32,
 }
 
 fn line(record: &Record) -> Vec<u8> {
@@ -433,7 +433,7 @@ mod tests {
     fn a_torn_last_line_is_dropped_and_written_over() {
         let state = tempfile::tempdir().unwrap();
         let path = state.path().join("journal.jsonl");
-        for torn in ["{\"v\":1", "\0\0\0\0\n\0\0", "{}\n"] {
+        for torn in ["{\"v\":1", "\0\0\0\0\0\0", "{}", "{\"v\":2}"] {
             let mut journal = Journal::open(state.path()).unwrap();
             write(&mut journal, "a", 7).unwrap();
             drop(journal);
@@ -468,6 +468,30 @@ mod tests {
             matches!(refused, JournalError::Newer { version: 2, .. }),
             "{refused}"
         );
+    }
+
+    /// The last record is what recovery goes by: without it an older one would come true again.
+    #[test]
+    fn a_whole_last_line_that_is_no_record_is_refused_and_not_cut_off() {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join("journal.jsonl");
+        let mut journal = Journal::open(state.path()).unwrap();
+        write(&mut journal, "a", 1).unwrap();
+        drop(journal);
+        let good = std::fs::read_to_string(&path).unwrap();
+        let newer = "{\"v\":2,\"kind\":\"of another shape\"}\n";
+        for (last, expected) in [
+            ("garbage\n", "line 2 of"),
+            ("{}\n", "line 2 of"),
+            ("\0\0\0\n", "line 2 of"),
+            (newer, "was written by a newer build (version 2)"),
+        ] {
+            let text = format!("{good}{last}");
+            std::fs::write(&path, &text).unwrap();
+            let refused = Journal::open(state.path()).unwrap_err().to_string();
+            assert!(refused.contains(expected), "{refused}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     #[test]
