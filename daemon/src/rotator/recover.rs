@@ -256,11 +256,11 @@ fn take_leaf(
     let id = adopted_id(&sha256);
     let mut leaf = describe(&id, &pair, &active.sha256, moment);
     leaf.foreign = true;
-    // The daily renewal is for ours. This one has its own life, and is replaced when that nears its
-    // end at the latest.
+    // The daily renewal is for ours. This one has its own life, and is replaced when two thirds of it
+    // are over.
     let life = leaf.not_after.saturating_sub(leaf.not_before);
     leaf.page_at = leaf.not_before + life * 17 / 20;
-    leaf.rekey_at = leaf.rekey_at.min(leaf.page_at);
+    leaf.rekey_at = leaf.not_before + life * 2 / 3;
     let Some(ca) = tunnel.certificates.get(&active.id) else {
         return Ok(());
     };

@@ -60,8 +60,11 @@ fn a_stock_store_is_taken_up_and_nothing_in_it_is_replaced() {
     drop(engine);
     engine = world.start();
     assert_eq!(world.credential(), credential);
-    // Renewed under the same CA a day later.
-    world.pass(DAY + HOUR);
+    // Renewed under the same CA when two thirds of its own 90 days are over, of which it has had 10.
+    world.pass(50 * DAY - HOUR);
+    world.turn(&mut engine);
+    assert_eq!(world.credential(), credential);
+    world.pass(2 * HOUR);
     world.turn(&mut engine);
     let renewed = world.credential();
     assert_eq!(renewed.generation, credential.generation + 1);
