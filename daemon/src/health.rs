@@ -97,9 +97,20 @@ impl Observer {
         self.tunnels.iter().filter_map(reason).collect()
     }
 
+    /// The status without who ordered what and for whom: whoever reaches this port is not asked who
+    /// he is.
     fn page(&self) -> String {
-        let status = self.board.status.borrow();
-        serde_json::to_string(&**status).expect("our own types have string keys")
+        let status = self.board.status.borrow().clone();
+        let mut page = serde_json::to_value(&*status).expect("our own types have string keys");
+        let operations = page
+            .get_mut("operations")
+            .and_then(|all| all.as_array_mut());
+        for operation in operations.into_iter().flatten() {
+            if let Some(operation) = operation.as_object_mut() {
+                operation.retain(|key, _| key != "actor" && key != "detail");
+            }
+        }
+        page.to_string()
     }
 
     fn metrics(&self) -> String {
@@ -440,5 +451,30 @@ mod tests {
         // The last second belongs to it (RFC 5280 section 4.1.2.5).
         publish(&observer, 2, NEW, NOW);
         assert_eq!(observer.reasons(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_page_says_nothing_of_who_ordered_what_and_for_whom() {
+        let observer = observer();
+        let operation = crate::status::Operation {
+            id: "01".to_owned(),
+            what: "issue-client".to_owned(),
+            tunnel: "main".to_owned(),
+            actor: "uid:1000".to_owned(),
+            state: crate::status::OperationState::Done,
+            detail: "issued for alice.example".to_owned(),
+            began: NOW,
+            ended: Some(NOW),
+            certificate: None,
+        };
+        observer.board.status.send_replace(Arc::new(Status {
+            operations: vec![operation],
+            ..Status::default()
+        }));
+        let page = observer.page();
+        assert!(page.contains("\"what\":\"issue-client\""), "{page}");
+        for private in ["actor", "detail", "uid:", "alice"] {
+            assert!(!page.contains(private), "{page}");
+        }
     }
 }

@@ -94,7 +94,9 @@ pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Fa
     )?;
     let health = listen(config.health).await?;
     let rotator = Rotator::open(&config, clock.clone())?;
-    tracing::info!(build = process::BUILD, ?tunnels, "keyward started");
+    let names: Vec<&str> = tunnels.iter().map(String::as_str).collect();
+    let names = names.join(",");
+    tracing::info!(build = process::BUILD, tunnels = names, "keyward started");
 
     tasks.essential(
         "rotator",

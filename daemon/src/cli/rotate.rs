@@ -116,7 +116,7 @@ pub(super) fn succeeded(operation: &Operation) -> Result<(), Failure> {
     Err(
         Failure::internal(format!("{} of {} failed", operation.what, operation.tunnel))
             .cause(operation.detail.clone())
-            .next("keyward status shows what is in force; the last good credential still is"),
+            .next("keyward status shows which generation is published and which each proxy has acknowledged"),
     )
 }
 

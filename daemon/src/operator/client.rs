@@ -256,7 +256,7 @@ impl From<ClientError> for Failure {
             ClientError::Unreachable { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied => Self::new(Exit::Permission, error.to_string())
                     .cause("this user may not open the operator socket")
-                    .next("run it as root or as the daemon's user, or join operator.group and operator.operators"),
+                    .next("run it as root or as the daemon's user, or join control.group and be named in operator.operators"),
                 _ => Self::new(Exit::Unavailable, error.to_string())
                     .caused_by(source)
                     .next("start keyward run, or say with --socket where it listens"),
