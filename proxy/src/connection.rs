@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use process::Tasks;
 use rustls::pki_types::CertificateDer;
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::rustls;
@@ -117,12 +118,13 @@ impl Connections {
             cut: CancellationToken::new(),
         });
         let (alive, gone) = oneshot::channel();
+        let denials = client.map(|client| Denials {
+            client,
+            denied: serving.tunnel.denied.subscribe(),
+        });
         let lease = Lease {
             connections: self,
-            denied: client.map(|client| Denials {
-                client,
-                denied: serving.tunnel.denied.subscribe(),
-            }),
+            denied: denials.clone(),
             established,
             caller: Arc::clone(&caller),
             leaving,
@@ -131,7 +133,15 @@ impl Connections {
         let service = service_fn(move |request: Request<Incoming>| {
             let forwarder = forwarder.clone();
             let caller = Arc::clone(&caller);
-            async move { forwarder.forward(request, caller).await }
+            // Asked for every request, since one may be read in the same poll in which the denial came.
+            let denied = denials.as_ref().is_some_and(Denials::is_hit);
+            async move {
+                if denied {
+                    return Err(Denied);
+                }
+                let Ok(answer) = forwarder.forward(request, caller).await;
+                Ok(answer)
+            }
         });
         let io = TokioIo::new(Tracked::new(stream, alive));
         if http2 {
@@ -160,12 +170,23 @@ struct Lease<'a> {
     leaving: Leaving,
 }
 
+/// Ends the connection, or with HTTP/2 the stream, on which a denied client asked.
+#[derive(Debug, Error)]
+#[error("client certificate denied")]
+struct Denied;
+
+#[derive(Clone)]
 struct Denials {
     client: String,
     denied: watch::Receiver<Arc<BTreeSet<String>>>,
 }
 
 impl Denials {
+    /// Whether the client's certificate is refused now. One short lock.
+    fn is_hit(&self) -> bool {
+        self.denied.borrow().contains(&self.client)
+    }
+
     /// Resolves once the client's certificate is refused.
     async fn hit(mut self) {
         let Self { client, denied } = &mut self;
@@ -191,9 +212,11 @@ impl Lease<'_> {
             }
         });
         let why = tokio::select! {
+            // A request may have come together with the handshake's end: nothing is read before the
+            // denial is asked about.
             biased;
-            () = &mut whole => return,
             () = &mut denied => return self.refuse(),
+            () = &mut whole => return,
             why = self.established.ending.told() => why,
         };
         self.leaving.set();
@@ -202,8 +225,8 @@ impl Lease<'_> {
         }
         tokio::select! {
             biased;
-            () = &mut whole => return,
             () = &mut denied => return self.refuse(),
+            () = &mut whole => return,
             () = self.limit(why) => {}
         }
         self.caller.cut.cancel();
