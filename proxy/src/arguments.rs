@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -99,8 +100,14 @@ pub(crate) fn check(options: &Options) -> Result<String, Failure> {
 
 /// Asks the proxy that runs with the same configuration whether it is ready.
 pub(crate) async fn health(options: Options) -> Result<(), Failure> {
-    let addr = load(&options)?.health.addr;
-    proxy::health::probe(addr).await
+    proxy::health::probe(health_address(&options)?).await
+}
+
+/// Where the running proxy is asked. The files that the configuration names are not looked at: it may
+/// well serve on its last good certificate when they are bad.
+fn health_address(options: &Options) -> Result<SocketAddr, Failure> {
+    let domain = options.tunnel_domain.as_deref();
+    Ok(Config::load_text(&options.config, domain)?.health.addr)
 }
 
 /// Prints `text` to standard output, or why there is none to standard error.
@@ -174,5 +181,21 @@ mod tests {
             let text = failure.to_string();
             assert!(text.contains("cause:") && text.contains("next:"), "{text}");
         }
+    }
+
+    #[test]
+    fn the_health_command_needs_no_certificate_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            config: directory.path().join("proxy.yaml"),
+            tunnel_domain: None,
+        };
+        let text = "listen_addr: ':0'\ntls: {cert_file: /none/tls.crt, key_file: /none/tls.key}\n\
+             routes: {}\nhealth: {listen_addr: '127.0.0.1:1'}\n";
+        std::fs::write(&options.config, text).unwrap();
+        let address = health_address(&options).unwrap();
+        assert_eq!(address, ([127, 0, 0, 1], 1).into());
+        let failure = load(&options).expect_err("a start looks at them");
+        assert_eq!(failure.exit(), Exit::Config);
     }
 }

@@ -219,6 +219,16 @@ impl Config {
         Ok(config)
     }
 
+    /// The configuration at `path` alone, for a caller that asks only about the running proxy: the files
+    /// that it names are not looked at.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or the first thing in it that makes no sense; exit code 78.
+    pub fn load_text(path: &Path, tunnel_domain: Option<&str>) -> Result<Self, Failure> {
+        Ok(Self::from_text(&check::open(path)?, tunnel_domain)?)
+    }
+
     /// What `text` means; the files that it names are not looked at.
     ///
     /// # Errors
