@@ -108,7 +108,7 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
         tasks.essential("control", subscriber.run());
     }
     if matches!(config.routes, RouteSource::File(_)) {
-        reload::watch(options.config, forwarder, &tasks);
+        reload::watch(options, forwarder, &tasks);
     }
     tasks.spawn(credentials.clone().watch_expiry());
     carriers.listen(&door);

@@ -99,7 +99,11 @@ async fn the_file_changes_the_routes_and_a_bad_file_does_not() {
     };
     let tasks = Tasks::new();
     write("{docs: 'http://10.0.0.1:80'}");
-    crate::reload::watch(path.clone(), proxy.forwarder.clone(), &tasks);
+    let options = crate::Options {
+        config: path.clone(),
+        ..Default::default()
+    };
+    crate::reload::watch(options, proxy.forwarder.clone(), &tasks);
     let names = async |expected: &[&str]| {
         within("the routes", async {
             while proxy.forwarder.route_names() != expected {
