@@ -3,7 +3,8 @@
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 /// Core dumps off, `/proc/PID/mem` closed to the same uid, as many descriptors as the hard limit
-/// allows. A refusal is logged: none of these may keep a credential from being served.
+/// allows. A refusal is told to [`log`](crate::log), which has not begun yet, and appears when it
+/// does: none of these may keep a credential from being served.
 pub(crate) fn apply() {
     let none = Rlimit {
         current: Some(0),
@@ -26,8 +27,9 @@ pub(crate) fn apply() {
     );
 }
 
-fn warn(setting: &str, result: rustix::io::Result<()>) {
+fn warn(setting: &'static str, result: rustix::io::Result<()>) {
     if let Err(error) = result {
-        tracing::warn!(setting, %error, "hardening refused");
+        let error = error.to_string();
+        crate::log::later(move || tracing::warn!(setting, error, "hardening refused"));
     }
 }

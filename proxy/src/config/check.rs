@@ -32,7 +32,14 @@ pub(super) fn files(config: &Config, now: SystemTime) -> Result<(), ConfigError>
         match checked {
             Err(error) if config.control.is_some() => {
                 // The daemon's credential is on its way: bad files are no reason to refuse it.
-                tracing::warn!(%error, "certificate files cannot be used, waiting for the daemon");
+                // The log begins when the configuration is known.
+                let error = error.to_string();
+                process::log::later(move || {
+                    tracing::warn!(
+                        error,
+                        "certificate files cannot be used, waiting for the daemon"
+                    );
+                });
             }
             checked => checked?,
         }
