@@ -25,7 +25,8 @@ use crate::telemetry::{Pace, Telemetry};
 /// A repeated cause is logged this often.
 const LOG_PACE: Duration = Duration::from_secs(60);
 
-/// A peer's verdict is logged this often, since anyone without the CA can send one.
+/// A peer's verdict is logged this often: it may come from anyone without the CA, but an operator waits
+/// for it.
 const VERDICT_PACE: Duration = Duration::from_secs(1);
 
 /// Why a connection did not come about.
@@ -81,6 +82,25 @@ impl HandshakeError {
             _ => alert::OTHER,
         }
     }
+
+    /// For the pace of the log: of a closed list, whatever a peer sends.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Alert(received) => alert::label(*received),
+            Self::Carrier(CarrierError::Io(_)) => "carrier broken",
+            Self::Carrier(CarrierError::Http(_)) => "bad HTTP",
+            Self::Carrier(CarrierError::NotWebSocket) => "no WebSocket",
+            Self::Carrier(CarrierError::Header(_)) => "PROXY header",
+            Self::Tls(_) => "bad TLS",
+            Self::Io(_) => "broken",
+            Self::Timeout => "timeout",
+            Self::Evicted => "evicted",
+            Self::Superseded => "superseded",
+            Self::NoCredential => "no credential",
+            Self::UnknownName => "unknown name",
+            Self::Stopping => "stopping",
+        }
+    }
 }
 
 /// Everything that handshakes share.
@@ -88,11 +108,8 @@ pub(crate) struct Handshakes {
     credentials: Credentials,
     telemetry: Arc<Telemetry>,
     pending: Pending,
-    evictions: Pace,
-    timeouts: Pace,
-    unserved: Pace,
-    /// By label: a verdict that is repeated must not hide another one.
-    verdicts: Mutex<BTreeMap<&'static str, Pace>>,
+    /// By kind: what is repeated must not hide anything else.
+    paces: Mutex<BTreeMap<&'static str, Pace>>,
 }
 
 impl Handshakes {
@@ -101,10 +118,7 @@ impl Handshakes {
             credentials,
             telemetry,
             pending: Pending::new(pending),
-            evictions: Pace::new(LOG_PACE),
-            timeouts: Pace::new(LOG_PACE),
-            unserved: Pace::new(LOG_PACE),
-            verdicts: Mutex::default(),
+            paces: Mutex::default(),
         }
     }
 
@@ -153,42 +167,32 @@ impl Handshakes {
         }
     }
 
-    /// Counts a handshake that failed, and logs it now and then.
+    /// Counts a handshake that failed, and logs each kind now and then.
     pub(crate) fn failed(&self, error: &HandshakeError, carrier: &'static str) {
-        let paced = match error {
-            HandshakeError::Stopping => return,
-            // A health check that connects and leaves.
-            HandshakeError::Io(_) => {
-                self.telemetry.failed(error.label());
-                tracing::debug!(carrier, %error, "tls handshake failed");
-                return;
-            }
-            HandshakeError::Evicted => {
-                self.telemetry.evicted.increment();
-                &self.evictions
-            }
-            HandshakeError::Timeout => &self.timeouts,
-            HandshakeError::NoCredential | HandshakeError::UnknownName => &self.unserved,
-            _ => {
-                self.telemetry.failed(error.label());
-                if let Some(count) = self.verdict(error.label()) {
-                    tracing::warn!(carrier, %error, count, "tls handshake failed");
-                }
-                return;
-            }
-        };
+        if matches!(error, HandshakeError::Stopping) {
+            return;
+        }
+        if matches!(error, HandshakeError::Evicted) {
+            self.telemetry.evicted.increment();
+        }
         self.telemetry.failed(error.label());
-        if let Some(count) = paced.due() {
+        if matches!(error, HandshakeError::Io(_)) {
+            // A health check that connects and leaves.
+            tracing::debug!(carrier, %error, "tls handshake failed");
+        } else if let Some(count) = self.due(error) {
             tracing::warn!(carrier, %error, count, "tls handshake failed");
         }
     }
-}
 
-impl Handshakes {
-    fn verdict(&self, label: &'static str) -> Option<u64> {
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let pace = verdicts.entry(label);
-        pace.or_insert_with(|| Pace::new(VERDICT_PACE)).due()
+    /// `Some`: it is time to say how often this kind of error came.
+    fn due(&self, error: &HandshakeError) -> Option<u64> {
+        let every = match error {
+            HandshakeError::Alert(_) => VERDICT_PACE,
+            _ => LOG_PACE,
+        };
+        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        let pace = paces.entry(error.kind());
+        pace.or_insert_with(|| Pace::new(every)).due()
     }
 }
 
@@ -281,5 +285,39 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.pending.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use process::{SystemClock, Tasks};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn noise_is_logged_once_a_minute_for_each_kind_and_verdicts_once_a_second() {
+        let credentials = Credentials::new(Arc::new(SystemClock), Tasks::new(), Duration::ZERO);
+        let handshakes = Handshakes::new(credentials, Arc::default(), 1);
+        let verdict = HandshakeError::Alert(rustls::AlertDescription::UnknownCA);
+        let noise = [
+            HandshakeError::Carrier(CarrierError::NotWebSocket),
+            HandshakeError::Carrier(CarrierError::Io(io::ErrorKind::InvalidData.into())),
+            HandshakeError::Tls(rustls::Error::HandshakeNotComplete),
+        ];
+        for error in noise.iter().chain([&verdict]) {
+            assert_eq!(handshakes.due(error), Some(1), "{error}");
+            assert_eq!(handshakes.due(error), None, "{error}");
+        }
+        tokio::time::advance(VERDICT_PACE).await;
+        assert_eq!(handshakes.due(&verdict), Some(2));
+        for error in &noise {
+            assert_eq!(handshakes.due(error), None, "{error}");
+        }
+        tokio::time::advance(LOG_PACE).await;
+        for error in &noise {
+            assert_eq!(handshakes.due(error), Some(3), "{error}");
+        }
     }
 }
