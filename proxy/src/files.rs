@@ -152,9 +152,14 @@ impl Files {
     fn take(&mut self, read: Snapshot) -> Result<(), Unusable> {
         let digest = read.digest.as_ref().to_vec();
         let result = self.offer(read);
-        let early = matches!(&result, Err(Unusable::Refused(refused)) if refused.reason == Reason::NotYetValid);
-        // What begins later is looked at until it begins; all else is decided until it changes.
-        self.decided = (!early).then_some(digest);
+        let dated = matches!(
+            &result,
+            Err(Unusable::Refused(refused))
+                if matches!(refused.reason, Reason::NotYetValid | Reason::Expired)
+        );
+        // What is out of date is looked at again: it begins later, or the clock is set back (F35). All
+        // else is decided until it changes.
+        self.decided = (!dated).then_some(digest);
         result
     }
 

@@ -167,6 +167,19 @@ async fn a_pair_that_begins_later_is_taken_when_it_begins() {
     assert_eq!(stand.look().await, 2, "although no file has changed");
 }
 
+#[tokio::test]
+async fn an_expired_pair_is_taken_when_the_clock_is_set_back() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    stand.point(&stand.directory("first", &ca.leaf()));
+    assert_eq!(stand.look().await, 1);
+    let day = std::time::Duration::from_secs(86_400);
+    stand.proxy.clock.advance(3 * day);
+    stand.point(&stand.directory("next", &ca.leaf()));
+    assert_eq!(stand.look().await, 1, "over, as the clock says");
+    stand.proxy.clock.set_back();
+    assert_eq!(stand.look().await, 2, "F35, although no file has changed");
+}
+
 /// A time at which a leaf of one second was over long ago.
 fn early() -> std::time::SystemTime {
     process::SystemClock.wall() - std::time::Duration::from_secs(100)

@@ -59,6 +59,11 @@ impl Hands {
     pub(super) fn advance(&self, by: Duration) {
         *self.ahead.lock().unwrap() += by;
     }
+
+    /// Undoes every [`advance`](Self::advance).
+    pub(super) fn set_back(&self) {
+        *self.ahead.lock().unwrap() = Duration::ZERO;
+    }
 }
 
 impl Clock for Hands {
