@@ -153,7 +153,7 @@ impl Credentials {
             let serving = pick(&table, server_name)?;
             // A gate closes only after its successor was published, so this ends.
             if serving.gate.enter() {
-                let leaf = serving.choose(server_name);
+                let leaf = serving.choose(server_name, || self.shared.clock.wall());
                 return Ok(Begun::new(Arc::clone(serving), leaf));
             }
         }
@@ -175,13 +175,12 @@ impl Credentials {
             }
             let now = self.shared.clock.wall();
             for serving in self.alive() {
-                if serving.leaf.is_over(now) && !serving.expired.load(Ordering::Relaxed) {
+                if serving.expire(now) {
                     tracing::warn!(
                         tunnel = &*serving.tunnel.name,
                         generation = serving.generation,
                         "certificate expired, ending its connections"
                     );
-                    serving.expire();
                 }
             }
         }

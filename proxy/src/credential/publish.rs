@@ -78,7 +78,9 @@ impl Credentials {
             begun: AtomicU64::new(0),
             gate: Gate::default(),
             ending: Mutex::default(),
+            fallback_ending: Mutex::default(),
             expired: AtomicBool::new(false),
+            fallback_expired: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             settled: CancellationToken::new(),
         });

@@ -167,8 +167,12 @@ pub(crate) struct Serving {
     pub(super) canary_share: Option<u8>,
     pub(super) begun: AtomicU64,
     pub(super) gate: Gate,
+    /// Of those who were shown the leaf.
     pub(super) ending: Mutex<Arc<Ending>>,
+    /// Of those who were shown the fallback.
+    pub(super) fallback_ending: Mutex<Arc<Ending>>,
     pub(super) expired: AtomicBool,
+    pub(super) fallback_expired: AtomicBool,
     pub(super) connections: AtomicU64,
     /// Cancelled once no handshake ends on an earlier generation any more.
     pub(super) settled: CancellationToken,
@@ -189,10 +193,17 @@ impl Serving {
     }
 
     /// The leaf for the next handshake: the new one, unless it is known to be unknown.
-    pub(super) fn choose(&self, server_name: Option<&str>) -> Leaf {
-        let Some(_) = &self.fallback else {
+    pub(super) fn choose(
+        &self,
+        server_name: Option<&str>,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Leaf {
+        let Some(fallback) = &self.fallback else {
             return Leaf::Newest;
         };
+        if fallback.is_over(now()) {
+            return Leaf::Newest;
+        }
         let probed = server_name
             .and_then(|name| name.strip_prefix(PROBE))
             .is_some_and(|rest| rest.starts_with('.'));
@@ -226,24 +237,39 @@ impl Serving {
 
     /// Tells every connection of this generation to end.
     pub(super) fn end(&self, why: Why) {
-        self.ending().tell(why);
+        self.ending(Leaf::Newest).tell(why);
+        self.ending(Leaf::Fallback).tell(why);
     }
 
-    /// The same for those that are there now, while later ones are left alone: whoever connects to an
-    /// expired certificate has accepted it.
-    pub(super) fn expire(&self) {
-        self.expired.store(true, Ordering::Relaxed);
-        let fresh = Arc::default();
-        let before = std::mem::replace(&mut *self.lock_ending(), fresh);
-        before.tell(Why::Retired);
+    /// The same for those that were shown a certificate which is over at `now`, once for each, while
+    /// later ones are left alone: whoever connects to an expired certificate has accepted it. `true`:
+    /// some were told.
+    pub(super) fn expire(&self, now: SystemTime) -> bool {
+        let mut told = false;
+        for leaf in [Leaf::Newest, Leaf::Fallback] {
+            let expired = match leaf {
+                Leaf::Newest => &self.expired,
+                Leaf::Fallback => &self.fallback_expired,
+            };
+            if self.served(leaf).is_over(now) && !expired.swap(true, Ordering::Relaxed) {
+                let before = std::mem::take(&mut *self.lock_ending(leaf));
+                before.tell(Why::Retired);
+                told |= leaf == Leaf::Newest || self.fallback.is_some();
+            }
+        }
+        told
     }
 
-    fn ending(&self) -> Arc<Ending> {
-        Arc::clone(&self.lock_ending())
+    fn ending(&self, leaf: Leaf) -> Arc<Ending> {
+        Arc::clone(&self.lock_ending(leaf))
     }
 
-    fn lock_ending(&self) -> MutexGuard<'_, Arc<Ending>> {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_ending(&self, leaf: Leaf) -> MutexGuard<'_, Arc<Ending>> {
+        let ending = match leaf {
+            Leaf::Newest => &self.ending,
+            Leaf::Fallback => &self.fallback_ending,
+        };
+        ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,7 +318,7 @@ impl Begun {
         self.serving.tunnel.seen().succeeded(boot);
         self.serving.connections.fetch_add(1, Ordering::Relaxed);
         Some(Established {
-            ending: self.serving.ending(),
+            ending: self.serving.ending(self.leaf),
             serving: Arc::clone(&self.serving),
         })
     }

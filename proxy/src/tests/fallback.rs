@@ -129,3 +129,29 @@ async fn a_fallback_that_cannot_be_served_is_refused_and_an_expired_one_left_out
     pipes.clock.advance(second * 60);
     pipes.offer(&credential);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_one_is_not_chosen_and_its_connections_end_while_those_of_the_leaf_stay() {
+    let (old, new, pipes) = (Ca::new(), Ca::new(), Pipes::new());
+    let now = process::Clock::wall(&process::SystemClock);
+    let hour = std::time::Duration::from_secs(3600);
+    let mut credential = with_fallback(&new, &old, 2);
+    credential.canary_share = Some(0);
+    credential.fallback = Some(old.leaf_for(super::world::DOMAIN, now, hour));
+    pipes.offer(&credential);
+    // The probe is always shown the newest leaf.
+    let begin = |name| pipes.credentials.begin(Some(name)).unwrap();
+    let complete = |name| begin(name).complete(std::time::Duration::ZERO).unwrap();
+    let newest = complete("keyward-probe.t.example");
+    let fallback = complete("echo.t.example");
+    assert!(!std::sync::Arc::ptr_eq(&newest.ending, &fallback.ending));
+    pipes.clock.advance(2 * hour);
+    let watch = pipes.credentials.clone().watch_expiry();
+    tokio::select! {
+        () = watch => panic!("it goes on until the stop"),
+        _ = newest.ending.told() => panic!("its certificate is in date"),
+        _ = fallback.ending.told() => {}
+    }
+    let next = complete("echo.t.example");
+    assert!(std::sync::Arc::ptr_eq(&newest.ending, &next.ending));
+}
