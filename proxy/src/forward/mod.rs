@@ -195,34 +195,33 @@ impl Forwarder {
         names
     }
 
-    /// `tunnel_domain` of the configuration in force.
-    pub(crate) fn tunnel_domain(&self) -> Option<&str> {
-        self.0.domain.as_deref()
-    }
-
     /// Adds what was forwarded so far.
     pub fn metrics(&self, page: &mut Exposition) {
         let entries = self.0.tables.entries();
-        page.family("proxy_requests_total", "counter", "Requests with a route.");
+        page.family(
+            "keyward_proxy_requests_total",
+            "counter",
+            "Requests with a route.",
+        );
         for (tunnel, entry) in &entries {
             let labels = [("tunnel", &**tunnel), ("route", entry.name())];
-            page.sample("proxy_requests_total", &labels, entry.calls.get());
+            page.sample("keyward_proxy_requests_total", &labels, entry.calls.get());
         }
         page.family(
-            "proxy_upstream_failures_total",
+            "keyward_proxy_upstream_failures_total",
             "counter",
             "Requests answered in the upstream's place.",
         );
         for (tunnel, entry) in &entries {
             let labels = [("tunnel", &**tunnel), ("route", entry.name())];
             page.sample(
-                "proxy_upstream_failures_total",
+                "keyward_proxy_upstream_failures_total",
                 &labels,
                 entry.failures.get(),
             );
         }
         page.family(
-            "proxy_upstream_connections_total",
+            "keyward_proxy_upstream_connections_total",
             "counter",
             "Connections opened to upstreams.",
         );
@@ -230,13 +229,13 @@ impl Forwarder {
             let authority = upstream.target.authority();
             let labels = [("upstream", &*authority)];
             page.sample(
-                "proxy_upstream_connections_total",
+                "keyward_proxy_upstream_connections_total",
                 &labels,
                 upstream.opened.get(),
             );
         }
         page.family(
-            "proxy_refused_total",
+            "keyward_proxy_refused_total",
             "counter",
             "Requests that got no route.",
         );
@@ -246,7 +245,11 @@ impl Forwarder {
             ("no_route", &refused.no_route),
             ("policy_pending", &refused.policy_pending),
         ] {
-            page.sample("proxy_refused_total", &[("reason", reason)], counter.get());
+            page.sample(
+                "keyward_proxy_refused_total",
+                &[("reason", reason)],
+                counter.get(),
+            );
         }
     }
 }

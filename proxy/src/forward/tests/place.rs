@@ -262,10 +262,10 @@ async fn every_request_is_counted_where_it_ended() {
     proxy.forwarder.metrics(&mut page);
     let page = page.finish();
     for line in [
-        "proxy_requests_total{tunnel=\"\",route=\"docs\"} 1",
-        "proxy_upstream_failures_total{tunnel=\"\",route=\"docs\"} 1",
-        "proxy_refused_total{reason=\"no_route\"} 1",
-        "proxy_refused_total{reason=\"malformed\"} 0",
+        "keyward_proxy_requests_total{tunnel=\"\",route=\"docs\"} 1",
+        "keyward_proxy_upstream_failures_total{tunnel=\"\",route=\"docs\"} 1",
+        "keyward_proxy_refused_total{reason=\"no_route\"} 1",
+        "keyward_proxy_refused_total{reason=\"malformed\"} 0",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
     }
