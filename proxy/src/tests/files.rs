@@ -174,7 +174,7 @@ async fn an_expired_pair_is_taken_when_the_clock_is_set_back() {
     assert_eq!(stand.look().await, 1);
     let day = std::time::Duration::from_secs(86_400);
     stand.proxy.clock.advance(3 * day);
-    stand.point(&stand.directory("next", &ca.leaf()));
+    stand.point(&stand.directory("second", &ca.leaf()));
     assert_eq!(stand.look().await, 1, "over, as the clock says");
     stand.proxy.clock.set_back();
     assert_eq!(stand.look().await, 2, "F35, although no file has changed");
