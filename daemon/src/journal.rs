@@ -2,7 +2,7 @@
 //!
 //! Every record holds the whole state of one tunnel's one machine after the step, so that the last
 //! record is all that recovery needs. It holds references only: fingerprints, serial numbers, names
-//! of blobs in [`crate::custody`], never a value. A record is durable before the effect that it
+//! of blobs in `custody`, never a value. A record is durable before the effect that it
 //! announces; one that announces none may wait for the next. The writer holds a lock, so that there
 //! is one.
 //!
@@ -75,7 +75,7 @@ pub struct Entry {
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`VERSION`] of the writer.
+    /// The version of the writer.
     pub v: u32,
     /// Counts up by one.
     pub seq: u64,
