@@ -1,7 +1,7 @@
 //! How inner TLS bytes reach the proxy.
 //!
 //! A carrier turns an accepted socket into a byte stream; everything behind that is the same for all
-//! of them. A carrier that dials instead of listening hands its streams to [`Door::receive`] itself.
+//! of them. A carrier that dials instead of listening hands its streams to `Door::receive` itself.
 
 mod proxy_protocol;
 mod tls;

@@ -1,7 +1,7 @@
 //! What the configuration file says, as types that cannot be wrong.
 //!
 //! The stock `mcp-gateway` file is read unchanged; our own keys stand beside its keys. Reading goes
-//! in three steps, each in its file: text to [`raw`] keys, keys to [`Config`] (`build`), and a look at
+//! in three steps, each in its file: text to `raw` keys, keys to [`Config`] (`build`), and a look at
 //! the files that it names (`check`). Nothing here listens, dials or watches.
 
 mod build;
