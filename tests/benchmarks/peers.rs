@@ -9,7 +9,7 @@ use process::Failure;
 
 use crate::machine::{LOAD, MEASURED, Program, free_port, output};
 
-/// Bytes of the file that [`Upstream`] serves as `/big`.
+/// Bytes of the file that the upstream serves as `/big`.
 pub(crate) const BIG: usize = 16 << 20;
 
 /// A folder with what all sides use alike: a P-256 certificate for localhost, its key, and room for logs.
