@@ -13,6 +13,7 @@ use control::FrameError;
 use process::{Failure, Tasks};
 use thiserror::Error;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use crate::config::ControlSource;
 use crate::credential::Credentials;
@@ -24,6 +25,8 @@ use session::Session;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// A daemon that comes back is noticed within this.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// A subscription that lasted this long was a good one: whatever ends it is news.
+const GOOD: Duration = Duration::from_secs(10);
 /// A peer that takes longer to answer the `hello` is not a daemon.
 const WELCOME_LIMIT: Duration = Duration::from_secs(10);
 
@@ -71,9 +74,11 @@ impl Subscriber {
         let mut wait = FIRST_WAIT;
         let mut said = String::new();
         while !self.tasks.is_stopping() {
-            let (lasted, ended) = self.subscribe().await;
-            let Err(ended) = ended else { return Ok(()) };
-            if lasted {
+            let begun = Instant::now();
+            let Err(ended) = self.subscribe().await else {
+                return Ok(());
+            };
+            if begun.elapsed() >= GOOD {
                 wait = FIRST_WAIT;
                 said.clear();
             }
@@ -97,17 +102,14 @@ impl Subscriber {
         Ok(())
     }
 
-    /// One subscription; `true`: it was welcomed. `Ok`: it ended because of the stop.
-    async fn subscribe(&self) -> (bool, Result<(), Ended>) {
+    /// One subscription; `Ok`: it ended because of the stop.
+    async fn subscribe(&self) -> Result<(), Ended> {
         let opening = tokio::time::timeout(WELCOME_LIMIT, self.open());
         let session = tokio::select! {
             session = opening => session.unwrap_or(Err(Ended::NoWelcome)),
-            () = self.tasks.stopping() => return (false, Ok(())),
+            () = self.tasks.stopping() => return Ok(()),
         };
-        match session {
-            Ok(session) => (true, session.run().await),
-            Err(ended) => (false, Err(ended)),
-        }
+        session?.run().await
     }
 
     async fn open(&self) -> Result<Session<'_>, Ended> {
