@@ -3,9 +3,11 @@
 mod tracked;
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,13 +29,10 @@ use crate::carrier::Leaving;
 use crate::config::Limits;
 use crate::credential::{Established, Why, fingerprint};
 use crate::forward::{Caller, Forwarder};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Pace, Telemetry};
 
 use tracked::Tracked;
 
-/// Between two requests, and for the head of one. Well above the 75 s after which common clients
-/// forget an idle connection, so that it is they who close it.
-const IDLE: Duration = Duration::from_secs(120);
 /// What is cut has this long to leave: an event stream ends with a clean terminator.
 pub(crate) const LEAVE: Duration = Duration::from_secs(1);
 /// HTTP/2: a peer that answers no ping for [`PING_TIMEOUT`] is gone.
@@ -46,6 +45,8 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// HTTP/2: what is buffered towards a caller that does not read, for each stream.
 const SEND_BUFFER: usize = 128 << 10;
+/// A repeated cause is logged this often.
+const LOG_PACE: Duration = Duration::from_secs(60);
 
 /// Everything that connections share.
 pub(crate) struct Connections {
@@ -55,6 +56,8 @@ pub(crate) struct Connections {
     http2: http2::Builder<OnTasks>,
     drain: Duration,
     cut: CancellationToken,
+    offences: Pace,
+    silences: Pace,
 }
 
 impl Connections {
@@ -69,7 +72,7 @@ impl Connections {
         let mut http1 = http1::Builder::new();
         http1
             .timer(TokioTimer::new())
-            .header_read_timeout(IDLE)
+            .header_read_timeout(limits.idle_timeout)
             .max_header_size(HEAD as usize);
         let mut http2 = http2::Builder::new(OnTasks(tasks.clone()));
         http2
@@ -88,6 +91,8 @@ impl Connections {
             http2,
             drain: limits.drain,
             cut,
+            offences: Pace::new(LOG_PACE),
+            silences: Pace::new(LOG_PACE),
         }
     }
 
@@ -122,15 +127,18 @@ impl Connections {
             client,
             denied: serving.tunnel.denied.subscribe(),
         });
+        let asked = Arc::new(AtomicBool::new(false));
         let lease = Lease {
             connections: self,
             denied: denials.clone(),
             established,
             caller: Arc::clone(&caller),
+            asked: Arc::clone(&asked),
             leaving,
         };
         let forwarder = self.forwarder.clone();
         let service = service_fn(move |request: Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
             let forwarder = forwarder.clone();
             let caller = Arc::clone(&caller);
             // Asked for every request, since one may be read in the same poll in which the denial came.
@@ -167,6 +175,8 @@ struct Lease<'a> {
     caller: Arc<Caller>,
     /// The client's certificate, where there is one, and those that are refused.
     denied: Option<Denials>,
+    /// Whether there was a request at all.
+    asked: Arc<AtomicBool>,
     leaving: Leaving,
 }
 
@@ -203,7 +213,10 @@ impl Denials {
 
 impl Lease<'_> {
     /// Runs `whole` until it ends or has to.
-    async fn hold<C: Future>(mut self, mut whole: Whole<C>, leave: fn(Pin<&mut C>)) {
+    async fn hold<C>(mut self, mut whole: Whole<C>, leave: fn(Pin<&mut C>))
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
         let denials = self.denied.take();
         let mut denied = std::pin::pin!(async {
             match denials {
@@ -216,7 +229,7 @@ impl Lease<'_> {
             // denial is asked about.
             biased;
             () = &mut denied => return self.refuse(),
-            () = &mut whole => return,
+            ended = &mut whole => return self.judge(ended),
             why = self.established.ending.told() => why,
         };
         self.leaving.set();
@@ -226,7 +239,7 @@ impl Lease<'_> {
         tokio::select! {
             biased;
             () = &mut denied => return self.refuse(),
-            () = &mut whole => return,
+            ended = &mut whole => return self.judge(ended),
             () = self.limit(why) => {}
         }
         self.caller.cut.cancel();
@@ -245,6 +258,24 @@ impl Lease<'_> {
         }
     }
 
+    /// Says now and then that a peer broke the rules of HTTP or never asked for anything. A connection
+    /// that merely broke is its business, and what went wrong with a request was logged with it.
+    fn judge(&self, ended: hyper::Result<()>) {
+        let Err(error) = ended else { return };
+        let (tunnel, peer) = (&*self.caller.tunnel, self.caller.peer);
+        let peer = peer.map(|peer| tracing::field::display(peer.ip()));
+        if error.is_timeout() && !self.asked.load(Ordering::Relaxed) {
+            if let Some(count) = self.connections.silences.due() {
+                tracing::warn!(tunnel, peer, count, "no request came in time");
+            }
+        } else if is_offence(&error)
+            && let Some(count) = self.connections.offences.due()
+        {
+            let cause = error.source().map(tracing::field::display);
+            tracing::warn!(tunnel, peer, %error, cause, count, "http connection refused");
+        }
+    }
+
     fn refuse(&self) {
         self.connections.telemetry.denied.increment();
         self.caller.cut.cancel();
@@ -256,9 +287,21 @@ impl Lease<'_> {
     }
 }
 
+/// Whether HTTP ended because of what the peer sent: hyper names malformed heads, and what HTTP/2
+/// forbids has a cause that is no broken stream.
+fn is_offence(error: &hyper::Error) -> bool {
+    let other = error.is_user() || error.is_timeout() || error.is_closed() || error.is_canceled();
+    let forbidden = error
+        .source()
+        .is_some_and(|cause| !cause.is::<std::io::Error>());
+    error.is_parse() || forbidden && !other
+}
+
 /// A connection and, after an upgrade, the stream that is left of it.
 struct Whole<C> {
     connection: Option<Pin<Box<C>>>,
+    /// How HTTP ended.
+    ended: hyper::Result<()>,
     /// Fires when the stream is dropped.
     gone: oneshot::Receiver<()>,
 }
@@ -267,22 +310,23 @@ impl<C> Whole<C> {
     fn new(connection: C, gone: oneshot::Receiver<()>) -> Self {
         Self {
             connection: Some(Box::pin(connection)),
+            ended: Ok(()),
             gone,
         }
     }
 }
 
-impl<C: Future> Future for Whole<C> {
-    type Output = ();
+impl<C: Future<Output = hyper::Result<()>>> Future for Whole<C> {
+    type Output = hyper::Result<()>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(connection) = &mut self.connection {
-            // How HTTP ended is the caller's business; `Forwarder` has logged what went wrong.
-            let _ = ready!(connection.as_mut().poll(cx));
+            self.ended = ready!(connection.as_mut().poll(cx));
             // Drops the stream too, unless it was upgraded.
             self.connection = None;
         }
-        Pin::new(&mut self.gone).poll(cx).map(drop)
+        let _ = ready!(Pin::new(&mut self.gone).poll(cx));
+        Poll::Ready(std::mem::replace(&mut self.ended, Ok(())))
     }
 }
 

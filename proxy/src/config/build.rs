@@ -249,6 +249,11 @@ fn limits(raw: &RawLimits, shutdown_timeout: Option<&Scalar>) -> Result<Limits, 
             raw.idle_comment.as_ref(),
             defaults.idle_comment,
         )?,
+        idle_timeout: positive(
+            "limits.idle_timeout",
+            &raw.idle_timeout,
+            defaults.idle_timeout,
+        )?,
         connect_timeout: positive(
             "limits.connect_timeout",
             &raw.connect_timeout,

@@ -36,6 +36,7 @@ pub(super) fn write(config: &Config) -> String {
         ("swap_grace", limits.swap_grace),
         ("drain", limits.drain),
         ("idle_comment", limits.idle_comment),
+        ("idle_timeout", limits.idle_timeout),
         ("connect_timeout", limits.connect_timeout),
         ("upstream_idle", limits.upstream_idle),
     ] {

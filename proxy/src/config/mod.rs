@@ -135,6 +135,8 @@ pub struct Limits {
     pub shutdown_timeout: Duration,
     /// An event stream that says nothing gets a comment this often; zero: never.
     pub idle_comment: Duration,
+    /// HTTP/1.1: until a request's head is complete, counted from the end of the one before.
+    pub idle_timeout: Duration,
     /// Dialling an upstream, TLS included.
     pub connect_timeout: Duration,
     /// HTTP/2: streams at once on a connection.
@@ -160,6 +162,9 @@ impl Limits {
     pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
     /// Below the 30 s after which the strictest proxies between cut an idle stream.
     pub const IDLE_COMMENT: Duration = Duration::from_secs(15);
+    /// Well above the 75 s after which common clients forget an idle connection, so that it is they who
+    /// close it.
+    pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
     /// Two SYN retransmissions (1 s and 3 s) and a TLS handshake.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
     /// What nginx offers.
@@ -180,6 +185,7 @@ impl Default for Limits {
             drain: Self::DRAIN,
             shutdown_timeout: Self::SHUTDOWN_TIMEOUT,
             idle_comment: Self::IDLE_COMMENT,
+            idle_timeout: Self::IDLE_TIMEOUT,
             connect_timeout: Self::CONNECT_TIMEOUT,
             concurrent_streams: Self::CONCURRENT_STREAMS,
             upstream_idle: Self::UPSTREAM_IDLE,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use super::ConfigError;
 
 /// Every key, with its sections, for the hint at a misspelt one.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 37] = [
     "carriers",
     "carriers.tls",
     "carriers.tls.listen_addr",
@@ -30,6 +30,7 @@ const KEYS: [&str; 36] = [
     "limits.drain",
     "limits.handshake_timeout",
     "limits.idle_comment",
+    "limits.idle_timeout",
     "limits.pending_handshakes",
     "limits.swap_grace",
     "limits.upstream_idle",
@@ -127,6 +128,7 @@ pub(super) struct RawLimits {
     pub(super) swap_grace: Option<Scalar>,
     pub(super) drain: Option<Scalar>,
     pub(super) idle_comment: Option<Scalar>,
+    pub(super) idle_timeout: Option<Scalar>,
     pub(super) connect_timeout: Option<Scalar>,
     pub(super) concurrent_streams: Option<u32>,
     pub(super) upstream_idle: Option<Scalar>,

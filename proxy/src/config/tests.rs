@@ -86,7 +86,7 @@ fn what_is_printed_reads_back_to_the_same() {
         GOOD.to_owned(),
         "carriers: {tls: {listen_addr: '127.0.0.1:8443', proxy_protocol: true}}\nroutes: daemon\n\
          control: {socket: /s, daemon_uid: 7, tunnels: [a, b], replica: r}\nhealth: {listen_addr: ':1'}\n\
-         limits: {idle_comment: 1m30s, swap_grace: 250ms, connections: 5, upstream_idle: 1us}\n"
+         limits: {idle_comment: 1m30s, idle_timeout: 2m30s, swap_grace: 250ms, connections: 5, upstream_idle: 1us}\n"
             .to_owned(),
         "listen_addr: ':1'\ntls: {cert_file: \"/a b\", key_file: \"/c\\\"\", client_ca: /d}\n\
          routes: {'a.b': {upstream: 'http://a:80', preserve_host: true}, 'c.d': 'http://c:1'}\n\

@@ -105,8 +105,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Says why and gives up; whether it gets through is no matter.
+    /// Says why and gives up; whether it gets through is no matter. Logged here: the end of a stream is
+    /// no event to those above.
     fn refuse(&mut self, cx: &mut Context<'_>, violation: Violation) -> io::Error {
+        tracing::warn!(error = %violation, "websocket refused");
         if self.frame_left == 0 && self.ahead.is_empty() && self.state == State::Open {
             self.ahead.bytes.extend(frame::close(violation.code()));
             self.state = State::Closed;
