@@ -148,6 +148,10 @@ impl ForwardError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(&X_REQUEST_ID, request_id.clone());
+        if matches!(self, Self::Malformed(_)) {
+            // What follows on the connection may be anything (RFC 9112 section 11.2). HTTP/2 drops it.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if in_place {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
