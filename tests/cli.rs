@@ -4,5 +4,5 @@ mod client;
 mod commands;
 mod daemon;
 mod documents;
-mod process;
-mod stage;
+pub(crate) mod process;
+pub(crate) mod stage;

@@ -1,0 +1,52 @@
+//! Swaps without end cost nothing that stays (F50).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::rig::{Answer, Canary, Carrier, Hello, Rig, credentials};
+
+/// As many as issue 3 promises, ...
+const SWAPS: u64 = 10_000;
+/// ... unless the machine is so slow that fewer have to do, of which there are at least this many.
+const LEAST: u64 = 2000;
+const TIME: Duration = Duration::from_secs(20);
+/// Memory is compared after these: allocator and runtime have found their size by then.
+const WARM: u64 = 500;
+/// In KiB. A leaked configuration is some 10 KiB, so that one a swap would be twenty times this.
+const GROWTH: u64 = 8 << 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_swaps_leave_memory_threads_and_descriptors_as_they_were() {
+    let mut rig = Rig::start(|setup| setup).await;
+    let canary = Canary::start(
+        &rig.proxy,
+        &Hello::new(&rig.issuer),
+        &[Carrier::Tls, Carrier::WebSocket],
+    );
+    let mut offer = rig.issuer.credential(2);
+    let leaves = [(); 4].map(|()| credentials::leaf(&rig.issuer.pair()));
+    let begun = Instant::now();
+    let mut warm = (0, 0, 0);
+    let mut swaps = 0;
+    while swaps < SWAPS && (swaps < LEAST || begun.elapsed() < TIME) {
+        offer.generation += 1;
+        offer.leaf = leaves[usize::try_from(swaps % 4).unwrap()].clone();
+        assert_eq!(rig.session.offer(&offer).await, Answer::Ack);
+        swaps += 1;
+        if swaps == WARM {
+            canary.more(10).await;
+            warm = (
+                rig.proxy.memory(),
+                rig.proxy.threads(),
+                rig.proxy.descriptors(),
+            );
+        }
+    }
+    canary.finish().await;
+    let grown = rig.proxy.memory().saturating_sub(warm.0);
+    assert!(grown < GROWTH, "{grown} KiB after {swaps} swaps");
+    // Threads that read files come and go.
+    assert!(rig.proxy.threads() <= warm.1 + 4);
+    assert!(rig.proxy.descriptors() <= warm.2 + 16);
+}
