@@ -10,11 +10,12 @@ use std::time::Duration;
 use process::metrics::Exposition;
 use process::{Clock, Exit, Failure, Health, Tasks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::config::HealthListener;
 use crate::credential::Credentials;
 use crate::forward::Forwarder;
+use crate::socket;
 use crate::telemetry::Telemetry;
 
 /// A listener on this machine that takes longer is not well.
@@ -56,12 +57,12 @@ pub(crate) fn page(
 }
 
 /// Answers until `tasks` is stopped, which is after the drain: who drains says so.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     health: Health,
     listener: HealthListener,
     tasks: &Tasks,
 ) -> Result<(), Failure> {
-    match TcpListener::bind(listener.addr).await {
+    match socket::listen(listener.addr) {
         Ok(bound) => tasks.essential("health", health.serve(bound, tasks.clone())),
         Err(error) if listener.explicit => {
             let what = format!("the health listener cannot listen on {}", listener.addr);

@@ -15,9 +15,11 @@ mod handshake;
 pub mod health;
 pub mod reload;
 pub mod route;
+mod socket;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod token;
 pub mod upstream;
 
 use std::path::PathBuf;
@@ -79,7 +81,7 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
     };
 
     // Ports before work: a taken one is found out at once.
-    let carriers = Carriers::bind(&config).await?;
+    let carriers = Carriers::bind(&config)?;
     let names = carriers.names();
     let page = health::page(
         &credentials,
@@ -90,7 +92,7 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
         &names,
     );
     let probed = Tasks::new();
-    health::serve(page, config.health, &probed).await?;
+    health::serve(page, config.health, &probed)?;
     let routed = matches!(config.routes, RouteSource::Daemon).then(|| forwarder.clone());
     if let Some(files) = &config.files {
         let files = files::Files::new(files.clone(), &config, credentials.clone(), routed.clone());

@@ -27,6 +27,7 @@ pub use websocket::probe as read_frames;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::handshake::{HandshakeError, Handshakes};
+use crate::socket;
 use crate::telemetry::{Pace, Telemetry};
 
 /// After a failed accept, which is nearly always a lack of descriptors that only time can mend.
@@ -96,9 +97,9 @@ pub(crate) struct Carriers {
 
 impl Carriers {
     /// Binds every carrier of `config`, so that a taken port is found out at once.
-    pub(crate) async fn bind(config: &Config) -> Result<Self, Failure> {
+    pub(crate) fn bind(config: &Config) -> Result<Self, Failure> {
         let web = match config.websocket {
-            Some(addr) => Some(bind::<Web>(addr).await?),
+            Some(addr) => Some(bind::<Web>(addr)?),
             None => None,
         };
         let tls = match config.tls {
@@ -106,7 +107,7 @@ impl Carriers {
                 let carrier = Tls {
                     proxy_protocol: listener.proxy_protocol,
                 };
-                Some((carrier, bind::<Tls>(listener.addr).await?))
+                Some((carrier, bind::<Tls>(listener.addr)?))
             }
             None => None,
         };
@@ -142,8 +143,8 @@ impl Carriers {
     }
 }
 
-async fn bind<C: Carrier>(addr: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(addr).await.map_err(|error| {
+fn bind<C: Carrier>(addr: SocketAddr) -> Result<TcpListener, Failure> {
+    socket::listen(addr).map_err(|error| {
         let what = format!("carrier {} cannot listen on {addr}", C::NAME);
         Failure::new(Exit::Unavailable, what)
             .caused_by(&error)

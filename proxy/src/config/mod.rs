@@ -34,7 +34,7 @@ pub struct Config {
     /// `debug`, `info`, `warn`, `error`.
     pub log_level: String,
     /// Where the stock connector's connections arrive (`listen_addr`). `:8080` is `[::]:8080`, which
-    /// takes IPv4 too; a machine without IPv6 wants `0.0.0.0` in its place.
+    /// takes IPv4 too, and is `0.0.0.0:8080` on a machine without IPv6.
     pub websocket: Option<SocketAddr>,
     /// Where plain TCP carries inner TLS.
     pub tls: Option<TlsListener>,

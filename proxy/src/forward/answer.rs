@@ -35,6 +35,8 @@ pub enum Blame {
 pub enum ForwardError {
     #[error("malformed request: {0}")]
     Malformed(&'static str),
+    #[error("{0}")]
+    NotServed(&'static str),
     #[error("the caller broke off its request")]
     CallerGone(#[source] hyper::Error),
     #[error("no route for host")]
@@ -76,6 +78,12 @@ impl ForwardError {
     fn face(&self) -> Face {
         let (blame, status, reason, text) = match self {
             Self::Malformed(what) => (Blame::Client, StatusCode::BAD_REQUEST, "malformed", *what),
+            Self::NotServed(what) => (
+                Blame::Client,
+                StatusCode::NOT_IMPLEMENTED,
+                "not_served",
+                *what,
+            ),
             Self::CallerGone(_) => (
                 Blame::Client,
                 StatusCode::BAD_REQUEST,
@@ -303,6 +311,7 @@ mod tests {
     fn each_error_has_one_face() {
         let faces: Vec<_> = [
             ForwardError::Malformed("x"),
+            ForwardError::NotServed("x"),
             ForwardError::NoRoute,
             ForwardError::PolicyPending,
             ForwardError::Cut,
@@ -315,6 +324,7 @@ mod tests {
             faces,
             [
                 (Blame::Client, 400, "malformed"),
+                (Blame::Client, 501, "not_served"),
                 (Blame::Client, 502, "no_route"),
                 (Blame::Proxy, 503, "policy_pending"),
                 (Blame::Proxy, 503, "cut"),

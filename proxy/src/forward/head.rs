@@ -32,7 +32,9 @@ impl Shared {
         let id = self.ids.identify(request.headers_mut());
         let found = sound(&request).and_then(|host| {
             started(&request, &host, &id);
-            self.find(&host, caller).map(|entry| (entry, host))
+            let entry = self.find(&host, caller)?;
+            count_down(&mut request)?;
+            Ok((entry, host))
         });
         let (entry, host) = match found {
             Ok(found) => found,
@@ -40,6 +42,7 @@ impl Shared {
                 match error {
                     ForwardError::NoRoute => self.refused.no_route.increment(),
                     ForwardError::PolicyPending => self.refused.policy_pending.increment(),
+                    ForwardError::NotServed(_) => self.refused.not_served.increment(),
                     _ => self.refused.malformed.increment(),
                 }
                 refused(&error, &request, &id);
@@ -73,6 +76,10 @@ fn sound(request: &Request<Incoming>) -> Result<HeaderValue, ForwardError> {
     if request.method() == Method::CONNECT {
         return Err(ForwardError::Malformed("CONNECT is not served here"));
     }
+    // It would show the caller what the way adds to a request (RFC 9110 §9.3.8).
+    if request.method() == Method::TRACE {
+        return Err(ForwardError::NotServed("TRACE is not served here"));
+    }
     let headers = request.headers();
     let framed = lengths(headers, request.body())?;
     let coded = codings(headers, request.version())?;
@@ -102,6 +109,21 @@ fn sound(request: &Request<Incoming>) -> Result<HeaderValue, ForwardError> {
             Ok(asked)
         }
     }
+}
+
+/// RFC 9110 §7.6.2: an OPTIONS that may go no further ends here, and any other is one hop older.
+fn count_down(request: &mut Request<Incoming>) -> Result<(), ForwardError> {
+    if request.method() != Method::OPTIONS {
+        return Ok(());
+    }
+    let hops = request.headers().get(header::MAX_FORWARDS);
+    let hops = hops.and_then(|hops| hops.to_str().ok()?.parse::<u32>().ok());
+    let Some(hops) = hops else { return Ok(()) };
+    let left = hops.checked_sub(1);
+    let left = left.ok_or(ForwardError::NotServed("the proxy has no options"))?;
+    let headers = request.headers_mut();
+    headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    Ok(())
 }
 
 fn value(authority: &Authority) -> Result<HeaderValue, ForwardError> {
@@ -146,9 +168,9 @@ fn outgoing(
     host: HeaderValue,
     caller: &Caller,
 ) -> (Request<Upload>, Option<OnUpgrade>) {
-    let one_point_one = request.version() == Version::HTTP_11;
+    let version = request.version();
     let mut hop = strip_request(request.headers_mut());
-    if !one_point_one {
+    if version != Version::HTTP_11 {
         hop.upgrade = None;
         join_cookies(request.headers_mut());
     }
@@ -161,7 +183,8 @@ fn outgoing(
     let headers = request.headers_mut();
     let authority = entry.authority.as_ref().unwrap_or(&host).clone();
     headers.insert(header::HOST, authority);
-    introduce(headers, hop, host, caller.peer.map(|peer| peer.ip()));
+    let peer = caller.peer.map(|peer| peer.ip());
+    introduce(headers, hop, host, peer, version);
     if unsized_body {
         // Said outright, since hyper would take the body off a GET otherwise.
         headers.insert(

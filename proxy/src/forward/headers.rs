@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
+
+use crate::token::{lists, tokens};
 
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -128,7 +130,7 @@ fn strip_connection(headers: &mut HeaderMap) {
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(tokens)
-        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
         .collect();
     for name in named {
@@ -139,7 +141,7 @@ fn strip_connection(headers: &mut HeaderMap) {
 
 /// A change to HTTP/2 would let requests through that nobody looks at (RFC 9113 removed it).
 fn is_passable(upgrade: &HeaderValue) -> bool {
-    !tokens(upgrade).any(|name| name.eq_ignore_ascii_case("h2c"))
+    !tokens(upgrade).any(|name| name.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// Only a proxy may say these.
@@ -148,25 +150,15 @@ fn is_claim(name: &HeaderName) -> bool {
     text.starts_with("x-forwarded-") || text == "x-real-ip" || *name == header::FORWARDED
 }
 
-fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
-    let mut tokens = headers.get_all(name).iter().flat_map(tokens);
-    tokens.any(|token| token.eq_ignore_ascii_case(wanted))
-}
-
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    let text = value.to_str().unwrap_or_default();
-    text.split(',')
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
-}
-
 /// Tells the upstream what the caller asked for and how it came.
 pub(super) fn introduce(
     headers: &mut HeaderMap,
     hop: Hop,
     host: HeaderValue,
     peer: Option<IpAddr>,
+    version: Version,
 ) {
+    headers.append(header::VIA, via(version));
     headers.insert(&X_FORWARDED_HOST, host);
     headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("https"));
     if let Some(value) = peer.and_then(address) {
@@ -179,6 +171,16 @@ pub(super) fn introduce(
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+}
+
+/// RFC 9110 §7.6.3: in which version the request came, and to whom, by a name that says nothing of the
+/// inside.
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2.0 keyward",
+        Version::HTTP_10 => "1.0 keyward",
+        _ => "1.1 keyward",
+    })
 }
 
 fn address(ip: IpAddr) -> Option<HeaderValue> {

@@ -101,6 +101,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Refused {
     malformed: Counter,
+    not_served: Counter,
     no_route: Counter,
     policy_pending: Counter,
 }
@@ -242,6 +243,7 @@ impl Forwarder {
         let refused = &self.0.refused;
         for (reason, counter) in [
             ("malformed", &refused.malformed),
+            ("not_served", &refused.not_served),
             ("no_route", &refused.no_route),
             ("policy_pending", &refused.policy_pending),
         ] {

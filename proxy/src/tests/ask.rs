@@ -74,7 +74,7 @@ async fn the_health_command_fails_with_the_reason_until_there_is_a_credential() 
     let probed = Tasks::new();
     let explicit = true;
     let listener = HealthListener { addr, explicit };
-    health::serve(page, listener, &probed).await.unwrap();
+    health::serve(page, listener, &probed).unwrap();
     let failure = health::probe(addr).await.unwrap_err();
     assert_eq!(failure.exit(), process::Exit::Unavailable);
     assert!(

@@ -357,7 +357,7 @@ impl Proxy {
             handshake_timeout: limits.handshake_timeout,
             limit: limits.connections,
         };
-        let carriers = Carriers::bind(&config).await.unwrap();
+        let carriers = Carriers::bind(&config).unwrap();
         let [web, tls] = carriers.addresses()[..] else {
             panic!("two carriers");
         };

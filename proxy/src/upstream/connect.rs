@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::{InvalidDnsNameError, ServerName};
 
 use super::{NotAllowed, Rules, Stream, address};
 use crate::config::value::Target;
+use crate::socket;
 
 /// The next address is tried when the one before has not answered for this long, RFC 8305 §5.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -74,6 +75,7 @@ async fn unlimited(target: &Target, rules: &Rules) -> Result<Stream, ConnectErro
     let stream = race(addresses, target).await?;
     // Small messages go at once; failing to say so costs latency and nothing else.
     let _ = stream.set_nodelay(true);
+    socket::keep_alive(&stream);
     if !target.tls {
         return Ok(Stream::Plain(stream));
     }
@@ -165,4 +167,35 @@ async fn race(addresses: Vec<SocketAddr>, target: &Target) -> Result<TcpStream, 
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::UpstreamPolicy;
+
+    #[tokio::test]
+    async fn a_dialled_connection_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = format!("http://{}", listener.local_addr().unwrap());
+        let rules = Rules {
+            policy: UpstreamPolicy {
+                allowed_ips: None,
+                validate: false,
+                ca_file: None,
+                include_system_cas: false,
+            },
+            trust: None,
+            connect_timeout: Duration::from_secs(20),
+            idle_connections: 0,
+        };
+        let stream = connect(&Target::parse(&upstream).unwrap(), &rules).await;
+        let Ok(Stream::Plain(stream)) = stream else {
+            panic!("{stream:?}");
+        };
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+    }
 }

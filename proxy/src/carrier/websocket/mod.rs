@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 pub(crate) use stream::WebSocket;
 
 use super::{Arrival, Carrier, CarrierError, Leaving};
+use crate::token::lists;
 
 /// The request that opens a WebSocket; cloudflared adds some headers, callers some more.
 const LONGEST_REQUEST: usize = 32 << 10;
@@ -79,8 +80,7 @@ impl Carrier for Web {
 
 /// RFC 6455 section 4.2: 101 for a WebSocket of version 13, else a refusal.
 fn answer(method: &Method, version: Version, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let wanted =
-        has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
+    let wanted = lists(headers, &UPGRADE, "websocket") && lists(headers, &CONNECTION, "upgrade");
     if method != Method::GET || version != Version::HTTP_11 || !wanted {
         return refusal(
             StatusCode::UPGRADE_REQUIRED,
@@ -122,16 +122,6 @@ fn refusal(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     response
-}
-
-/// Whether a list of tokens (RFC 9110 section 5.6.1) holds `token`, in any case.
-fn has_token(headers: &HeaderMap, name: &http::HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
 /// RFC 6455 section 4.2.2: SHA-1 of key and GUID, in base64. It proves that a WebSocket was meant and

@@ -256,6 +256,66 @@ async fn a_length_beside_a_coding_does_not_reach_the_upstream_and_ends_the_conne
 }
 
 #[tokio::test]
+async fn a_header_that_connection_names_ends_here_however_the_value_is_written() {
+    let request = "GET / HTTP/1.1\r\nHost: docs\r\nX-Hop: a\r\nX-End: b\r\n\
+        Connection: \u{e9}, x-hop\r\n\r\n";
+    let response = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Hop: a\r\nX-End: b\r\n\
+        Connection: X-HOP, \u{e9}\r\n\r\nok";
+    let (seen, got) = exchange("", request, response).await;
+    for head in [seen, got] {
+        assert!(values(&head, "x-hop").is_empty(), "{head}");
+        assert_eq!(values(&head, "x-end"), ["b"], "{head}");
+    }
+}
+
+#[tokio::test]
+async fn the_upstream_learns_that_a_proxy_was_on_the_way() {
+    let request = "GET / HTTP/1.1\r\nHost: docs\r\nVia: 1.0 first\r\n\r\n";
+    let (seen, _) = exchange("", request, OK).await;
+    assert_eq!(values(&seen, "via"), ["1.0 first", "1.1 keyward"], "{seen}");
+    let (seen, _) = exchange("", "GET / HTTP/1.0\r\nHost: docs\r\n\r\n", OK).await;
+    assert_eq!(values(&seen, "via"), ["1.0 keyward"], "{seen}");
+}
+
+#[tokio::test]
+async fn a_trace_goes_no_further() {
+    let upstream = Upstream::bind().await;
+    let proxy = Proxy::to(upstream.addr(), "").await;
+    let mut caller = proxy.caller().await;
+    let request = "TRACE / HTTP/1.1\r\nHost: docs\r\nAuthorization: Bearer canary\r\n\r\n";
+    caller.write(request).await;
+    let answer = caller.until("TRACE is not served here").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 501 Not Implemented\r\n"),
+        "{answer}"
+    );
+    assert!(!answer.contains("canary"), "{answer}");
+    assert!(upstream.is_untouched().await);
+    // It was whole and understood, so the connection serves the next request.
+    caller.write(GET).await;
+    upstream.accept().await.answer(OK).await;
+    assert!(caller.until("ok").await.starts_with("HTTP/1.1 200 OK"));
+}
+
+#[tokio::test]
+async fn an_options_goes_as_many_hops_as_it_may() {
+    let options =
+        |hops: &str| format!("OPTIONS / HTTP/1.1\r\nHost: docs\r\nMax-Forwards: {hops}\r\n\r\n");
+    let (seen, _) = exchange("", &options("7"), OK).await;
+    assert_eq!(values(&seen, "max-forwards"), ["6"], "{seen}");
+    let upstream = Upstream::bind().await;
+    let proxy = Proxy::to(upstream.addr(), "").await;
+    let mut caller = proxy.caller().await;
+    caller.write(&options("0")).await;
+    let answer = caller.head().await;
+    assert!(
+        answer.starts_with("HTTP/1.1 501 Not Implemented\r\n"),
+        "{answer}"
+    );
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
 async fn the_absolute_form_of_the_same_host_is_served_by_its_path() {
     let (seen, _) = exchange(
         "",
@@ -319,6 +379,7 @@ async fn a_caller_may_speak_http2_to_an_upstream_that_does_not() {
     assert!(seen.starts_with("GET /a?b HTTP/1.1\r\n"), "{seen}");
     assert_eq!(values(&seen, "host"), [upstream.addr().to_string()]);
     assert_eq!(values(&seen, "x-forwarded-host"), ["docs.t.example:8443"]);
+    assert_eq!(values(&seen, "via"), ["2.0 keyward"]);
     assert_eq!(values(&seen, "cookie"), ["a=1; b=2"]);
     assert_eq!((got.0, got.2.as_str()), (StatusCode::OK, "ok"));
     assert!(!got.1.contains_key("keep-alive") && !got.1.contains_key(header::TRANSFER_ENCODING));
