@@ -1,7 +1,8 @@
 //! Private keys and their certificates on the disk, each in a file of its own, 0600.
 //!
-//! A blob is named by the rotation that made it and is durable before the journal names it, so that
-//! a crash leaves at most one key without a record, and the next start finds it under the same name.
+//! A blob is named by the rotation that made it, which stands in the journal before, so that a crash
+//! leaves at most one key without a record, and the next start finds it under the same name. It is durable
+//! before anything that was made with it leaves the state directory.
 //! Keys are not sealed: whoever reads the state directory has them, and the status says so.
 
 use std::path::{Path, PathBuf};
@@ -51,11 +52,19 @@ impl Custody {
         Ok(Self { directory, disk })
     }
 
-    /// Writes a blob, over an earlier one of the same name. Durable once this returns.
+    /// Writes a blob, over an earlier one of the same name. A power loss may take it, or leave an empty
+    /// file, until it is [settled](Self::settle).
     pub(crate) fn put(&self, blob: Blob<'_>, content: &str) -> Result<(), DiskError> {
         let path = self.directory.join(blob.file());
-        self.disk
-            .replace(&path, content.as_bytes(), Access::PRIVATE)
+        self.disk.put(&path, content.as_bytes(), Access::PRIVATE)
+    }
+
+    /// Makes blobs durable.
+    pub(crate) fn settle(&self, blobs: &[Blob<'_>]) -> Result<(), DiskError> {
+        for blob in blobs {
+            self.disk.sync(&self.directory.join(blob.file()))?;
+        }
+        self.disk.sync(&self.directory)
     }
 
     /// The blob, if it is there and text.

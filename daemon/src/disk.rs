@@ -1,14 +1,15 @@
 //! The one place that changes files, so that each change is durable and each can be made to fail.
 //!
-//! A file is written whole, synced, and only then named; a name counts once its directory is synced.
-//! Files are 0600 or 0640 from their first byte on. Reading is done with `std::fs` where it is needed.
+//! A file counts once it is synced, a name once its directory is: what has to count together is written
+//! first and synced afterwards, so that a slow disk is waited for once. Files have their mode from their
+//! first byte on. Reading is done with `std::fs` where it is needed.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Gid};
+use rustix::fs::{FlockOperation, Gid, Uid};
 use thiserror::Error;
 
 /// What could not be done to which file.
@@ -37,7 +38,9 @@ pub(crate) struct Access {
     pub(crate) directory: u32,
     /// Of files, such as 0600.
     pub(crate) file: u32,
-    /// `None`: the daemon's own group.
+    /// `None`: whoever writes it.
+    pub(crate) owner: Option<u32>,
+    /// `None`: the group of whoever writes it.
     pub(crate) group: Option<u32>,
 }
 
@@ -46,6 +49,7 @@ impl Access {
     pub(crate) const PRIVATE: Self = Self {
         directory: 0o700,
         file: 0o600,
+        owner: None,
         group: None,
     };
 
@@ -54,6 +58,7 @@ impl Access {
         Self {
             directory: 0o750,
             file: 0o640,
+            owner: None,
             group,
         }
     }
@@ -88,7 +93,7 @@ impl Disk {
             self.create_directory(path, access)?;
             return path.parent().map_or(Ok(()), |parent| self.sync(parent));
         }
-        own(path, access.directory, access.group)
+        own(path, access.directory, access)
     }
 
     /// Makes a directory that is not there yet.
@@ -96,10 +101,10 @@ impl Disk {
         let error = |error| DiskError::new("make the directory", path, error);
         self.before(Step::Create(path)).map_err(error)?;
         std::fs::create_dir(path).map_err(error)?;
-        own(path, access.directory, access.group)
+        own(path, access.directory, access)
     }
 
-    /// Writes a file that is not there yet, and syncs it.
+    /// Writes a file that is not there yet. Nothing of it counts before [`sync`](Self::sync).
     pub(crate) fn create(
         &self,
         path: &Path,
@@ -114,16 +119,11 @@ impl Disk {
             .mode(access.file)
             .open(path)
             .map_err(error)?;
-        own(path, access.file, access.group)?;
-        self.write(&mut file, path, bytes).map_err(error)?;
-        self.before(Step::Sync(path)).map_err(error)?;
-        if self.is_simulated() {
-            return Ok(());
-        }
-        file.sync_all().map_err(error)
+        own(path, access.file, access)?;
+        self.write(&mut file, path, bytes).map_err(error)
     }
 
-    /// Puts a whole file in the place of `path`, which may be there or not.
+    /// Puts a whole file in the place of `path`, which may be there or not, for good.
     pub(crate) fn replace(
         &self,
         path: &Path,
@@ -133,8 +133,18 @@ impl Disk {
         let next = beside(path);
         self.remove(&next)?;
         self.create(&next, bytes, access)?;
+        self.sync(&next)?;
         self.rename(&next, path)?;
         path.parent().map_or(Ok(()), |parent| self.sync(parent))
+    }
+
+    /// Puts a file in the place of `path`, whole for whoever looks; after a power loss it may be empty
+    /// or not there, until it and its directory are synced.
+    pub(crate) fn put(&self, path: &Path, bytes: &[u8], access: Access) -> Result<(), DiskError> {
+        let next = beside(path);
+        self.remove(&next)?;
+        self.create(&next, bytes, access)?;
+        self.rename(&next, path)
     }
 
     /// Adds to the end of a file; `sync` makes it and all before it durable.
@@ -209,15 +219,15 @@ impl Disk {
         std::fs::remove_dir(path).map_err(error)
     }
 
-    /// Makes the names in a directory durable.
-    pub(crate) fn sync(&self, directory: &Path) -> Result<(), DiskError> {
-        let error = |error| DiskError::new("sync", directory, error);
-        self.before(Step::Sync(directory)).map_err(error)?;
+    /// Makes the content of a file, or the names in a directory, durable.
+    pub(crate) fn sync(&self, path: &Path) -> Result<(), DiskError> {
+        let error = |error| DiskError::new("sync", path, error);
+        self.before(Step::Sync(path)).map_err(error)?;
         if self.is_simulated() {
             return Ok(());
         }
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
+        File::open(path)
+            .and_then(|open| open.sync_all())
             .map_err(error)
     }
 
@@ -267,10 +277,11 @@ impl Disk {
     }
 }
 
-fn own(path: &Path, mode: u32, group: Option<u32>) -> Result<(), DiskError> {
-    let error = |error| DiskError::new("set mode and group of", path, error);
-    if let Some(group) = group {
-        rustix::fs::chown(path, None, Some(Gid::from_raw(group)))
+fn own(path: &Path, mode: u32, access: Access) -> Result<(), DiskError> {
+    let error = |error| DiskError::new("set owner, group and mode of", path, error);
+    let (owner, group) = (access.owner, access.group);
+    if owner.is_some() || group.is_some() {
+        rustix::fs::chown(path, owner.map(Uid::from_raw), group.map(Gid::from_raw))
             .map_err(|errno| error(errno.into()))?;
     }
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(error)

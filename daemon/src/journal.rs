@@ -2,9 +2,9 @@
 //!
 //! Every record holds the whole state of one tunnel's one machine after the step, so that the last
 //! record is all that recovery needs. It holds references only: fingerprints, serial numbers, names
-//! of blobs in `custody`, never a value. A record is durable before the effect that it
-//! announces; one that announces none may wait for the next. The writer holds a lock, so that there
-//! is one.
+//! of blobs in `custody`, never a value. A record is durable before an effect that is seen outside of
+//! the state directory or destroys anything; one that announces neither survives the end of the process
+//! and may wait for the next to survive a power loss. The writer holds a lock, so that there is one.
 //!
 //! What it does not do: it knows no machine, and no time but what it is given.
 
@@ -41,6 +41,8 @@ pub enum Kind {
     Policy,
     /// The tunnel token's generations.
     TunnelToken,
+    /// What operators ordered and was not carried out yet.
+    Orders,
 }
 
 /// What a machine has to say; the journal adds when, where and in which order.
@@ -521,7 +523,7 @@ mod tests {
     /// F21: killed or without power before every single step, from no directory on.
     #[test]
     fn a_crash_at_any_step_loses_no_record_that_was_acknowledged() {
-        for kind in [CrashKind::Kill, CrashKind::Power, CrashKind::Full] {
+        for kind in CrashKind::ALL {
             let mut steps = 0;
             while crash(kind, steps) {
                 steps += 1;
@@ -555,9 +557,7 @@ mod tests {
                 return true;
             }
         }
-        if kind == CrashKind::Power {
-            crash.lose_power();
-        }
+        crash.lose_power();
         let mut journal = Journal::open(&state).unwrap();
         let found = number(&journal, "a").unwrap_or(0);
         // A record may survive that was not acknowledged, never the other way round.

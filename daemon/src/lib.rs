@@ -54,6 +54,9 @@ pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Fa
     let config = Config::load(path)?;
     process::log::init(&config.log_level)?;
     apart(&config, single_user)?;
+    for note in config.notes() {
+        tracing::info!(note, "configuration implies");
+    }
     for warning in config.warnings() {
         tracing::warn!(warning, "configuration deserves a thought");
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use pki::{
-    Algorithm, Authority, CertifiedKey, Expectation, Fingerprint, Origin, PrivateKey, Serial,
-    ServerProfile, lint,
+    Algorithm, Authority, Certificate, CertifiedKey, Expectation, Fingerprint, Origin, PrivateKey,
+    Serial, ServerProfile, lint,
 };
 use process::Failure;
 
@@ -33,7 +33,8 @@ pub enum Renewed {
 }
 
 /// Renews the server certificate in the store directory `store`, unless it can be used and lives
-/// longer than `renew_before`; zero renews always. Names beyond the tunnel's own are kept.
+/// longer than `renew_before`; zero renews always. Names beyond the tunnel's own are kept, and so are
+/// owner, group and mode of the files. Without `tunnel-domain` the old certificate says the domain.
 ///
 /// # Errors
 ///
@@ -51,11 +52,15 @@ pub fn renew_cert(
         );
     }
     let path = store.display();
-    let store = Store::open(store, &Disk::default())?;
+    let store = Store::open_kept(store, &Disk::default())?;
     let contents = store.read()?;
-    let domain = contents.domain.ok_or_else(|| {
-        Failure::config(format!("{path} has no tunnel-domain"))
-            .next("fill the store first, by keyward run or the stock setup init")
+    let old = contents.certificate.as_ref();
+    let domain = contents.domain.or_else(|| old.and_then(domain_of));
+    let domain = domain.ok_or_else(|| {
+        Failure::config(format!(
+            "{path} has no tunnel-domain, and no tls.crt that says it"
+        ))
+        .next("write the tunnel's domain into tunnel-domain, or fill the store by keyward run or the stock setup init")
     })?;
     let stored = contents.ca.ok_or_else(|| {
         Failure::config(format!("{path} has no ca.crt"))
@@ -74,18 +79,32 @@ pub fn renew_cert(
     {
         return Ok(kept);
     }
-    let pair = issue(&authority, &domain, current, cert_duration, now).map_err(|error| {
+    let pair = issue(&authority, &domain, old, cert_duration, now).map_err(|error| {
         failure()
             .cause(error)
             .next("make a new CA, and give it to the verifiers")
     })?;
     store
         .write_leaf(&pair.chain_pem(), &pair.key_pem())
-        .map_err(|error| Failure::config(format!("cannot write {path}")).caused_by(&error))?;
+        .map_err(|error| {
+            Failure::config(format!("cannot write {path}"))
+                .caused_by(&error)
+                .next("run it as root, or as the owner of the files")
+        })?;
     Ok(Renewed::Replaced {
         sha256: pair.certificate().fingerprint(),
         not_after: pair.certificate().validity().not_after(),
     })
+}
+
+/// What the one wildcard of a server certificate stands before: every tunnel's has `*.<tunnel-domain>`.
+fn domain_of(certificate: &Certificate) -> Option<String> {
+    let names = certificate.dns_names();
+    let mut domains = names.iter().filter_map(|name| name.strip_prefix("*."));
+    match (domains.next(), domains.next()) {
+        (Some(only), None) => Some(only.to_owned()),
+        _ => None,
+    }
 }
 
 fn still_good(
@@ -114,14 +133,13 @@ fn still_good(
 fn issue(
     authority: &Authority,
     domain: &str,
-    current: Option<&CertifiedKey>,
+    old: Option<&Certificate>,
     lifetime: Duration,
     now: SystemTime,
 ) -> Result<CertifiedKey, String> {
-    let certificate = current.map(CertifiedKey::certificate);
     let own = [domain.to_owned(), format!("*.{domain}")];
-    let names = certificate.map_or(&[][..], |certificate| certificate.dns_names());
-    let addresses = certificate.map_or(&[][..], |certificate| certificate.addresses());
+    let names = old.map_or(&[][..], Certificate::dns_names);
+    let addresses = old.map_or(&[][..], Certificate::addresses);
     let profile = ServerProfile {
         tunnel_domain: domain.to_owned(),
         extra_names: names
@@ -159,6 +177,9 @@ fn issue(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
     use crate::store::Wanted;
 
@@ -255,6 +276,71 @@ mod tests {
         let other = PrivateKey::generate(Algorithm::default()).unwrap();
         std::fs::write(path.join("tls.key"), other.to_pem().as_str()).unwrap();
         assert!(matches!(renew(path, DAY, then), Renewed::Replaced { .. }));
+        // The names are the certificate's, whatever became of its key.
+        let certificate = std::fs::read_to_string(path.join("tls.crt")).unwrap();
+        let certificate = Certificate::from_pem(&certificate).unwrap();
+        assert!(certificate.dns_names().contains(&"localhost".to_owned()));
+    }
+
+    /// The documented Compose setup: `chmod 644 data/tls.key`, and the proxy runs as another user.
+    #[test]
+    fn files_and_directory_keep_their_modes_and_a_new_file_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        stock(path, "localhost");
+        let chmod = |name: &str, mode| {
+            std::fs::set_permissions(path.join(name), Permissions::from_mode(mode)).unwrap();
+        };
+        let modes = || {
+            [
+                "",
+                "..data",
+                "tls.key",
+                "tls.crt",
+                "ca.key",
+                "tunnel-domain",
+            ]
+            .map(|name| path.join(name).metadata().unwrap().mode() & 0o7777)
+        };
+        chmod("", 0o755);
+        chmod("tls.key", 0o644);
+        chmod("tls.crt", 0o640);
+        chmod("ca.key", 0o600);
+        chmod("tunnel-domain", 0o444);
+        for _ in 0..2 {
+            renew(path, Duration::ZERO, now());
+            assert_eq!(modes(), [0o755, 0o755, 0o644, 0o640, 0o600, 0o444]);
+        }
+        // Somebody changes his mind.
+        chmod("..data/tls.key", 0o640);
+        renew(path, Duration::ZERO, now());
+        assert_eq!(modes(), [0o755, 0o755, 0o640, 0o640, 0o600, 0o444]);
+        std::fs::remove_file(path.join("..data/tls.key")).unwrap();
+        renew(path, Duration::ZERO, now());
+        assert_eq!(modes()[2], 0o600);
+    }
+
+    #[test]
+    fn the_domain_is_the_old_certificates_where_the_store_does_not_say_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        stock(path, "localhost");
+        std::fs::remove_file(path.join("tunnel-domain")).unwrap();
+        renew(path, Duration::ZERO, now());
+        let text = std::fs::read_to_string(path.join("tls.crt")).unwrap();
+        let names = Certificate::from_pem(&text).unwrap().dns_names().to_vec();
+        for name in ["t.example.com", "*.t.example.com", "localhost"] {
+            assert!(names.contains(&name.to_owned()), "{names:?}");
+        }
+        // One that could mean either is not guessed at.
+        stock(path, "*.u.example.com");
+        std::fs::remove_file(path.join("tunnel-domain")).unwrap();
+        let refused = renew_cert(path, DAY, Duration::ZERO, now()).unwrap_err();
+        let what = format!(
+            "{} has no tunnel-domain, and no tls.crt that says it",
+            path.display()
+        );
+        assert!(refused.to_string().starts_with(&what), "{refused}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use control::{Credential, Manifest, Policy};
 use zeroize::Zeroizing;
 
 use crate::disk::{Access, Disk, DiskError};
-use crate::swapped::{Files, Swapped};
+use crate::swapped::{Files, Rights, Swapped};
 
 const MANIFEST: &str = "manifest.json";
 const NAMES: &[&str] = &["tls.crt", "tls.key", "ca.crt", MANIFEST];
@@ -24,7 +24,7 @@ pub(crate) struct Served {
 impl Served {
     /// Makes the directory, readable for `group`, and clears what a crash left.
     pub(crate) fn open(path: &Path, group: Option<u32>, disk: &Disk) -> Result<Self, DiskError> {
-        let files = Swapped::open(path, Access::group(group), disk.clone())?;
+        let files = Swapped::open(path, Rights::Ours(Access::group(group)), disk.clone())?;
         Ok(Self { files })
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     /// Version, commit and target of the daemon.
     pub build: String,
-    /// When it was made.
+    /// When it was made. 0: the daemon has not recovered its state yet, and the rest says nothing.
     pub at: u64,
     /// The wall clock disagrees with the boot clock: nothing destructive is done.
     pub time_suspect: bool,
@@ -19,6 +19,13 @@ pub struct Status {
     pub replicas: BTreeMap<String, ReplicaStatus>,
     /// The last 64, oldest first.
     pub operations: Vec<Operation>,
+}
+
+impl Status {
+    /// Whether the daemon has not recovered its state yet.
+    pub fn is_starting(&self) -> bool {
+        self.at == 0
+    }
 }
 
 /// One tunnel.

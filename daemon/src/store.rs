@@ -5,6 +5,7 @@
 //! its server certificate go on being used, `tunnel-id` and `tunnel-token` are never touched.
 
 use std::fs::File;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use pki::{Certificate, CertifiedKey, PrivateKey};
@@ -13,7 +14,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::disk::{Access, Disk, DiskError, lock};
-use crate::swapped::{Files, Swapped};
+use crate::swapped::{Files, Rights, Swapped};
 
 const DOMAIN: &str = "tunnel-domain";
 const TOKEN: &str = "tunnel-token";
@@ -23,6 +24,7 @@ const NEXT_CA: &str = "ca-next.crt";
 const CLIENT_CA: &str = "client-ca.crt";
 const LEAF: &str = "tls.crt";
 const LEAF_KEY: &str = "tls.key";
+const LOCK: &str = ".keyward.lock";
 /// All that we ever write.
 const NAMES: &[&str] = &[DOMAIN, CA, CA_KEY, NEXT_CA, CLIENT_CA, LEAF, LEAF_KEY];
 
@@ -35,6 +37,8 @@ pub(crate) struct Contents {
     pub(crate) ca: Option<StoredCa>,
     /// The server certificate; `None` also if its two files do not belong together.
     pub(crate) leaf: Option<CertifiedKey>,
+    /// The server certificate alone, whatever its key.
+    pub(crate) certificate: Option<Certificate>,
 }
 
 /// A CA in a store.
@@ -108,12 +112,28 @@ impl Store {
     /// Makes the directory if need be, takes its lock, and clears what a crash left.
     pub(crate) fn open(path: &Path, disk: &Disk) -> Result<Self, StoreError> {
         disk.ensure_directory(path, Access::PRIVATE)?;
-        let lock = lock(&path.join(".keyward.lock"))?.map_err(|pid| StoreError::Locked {
+        Self::open_with(path, Rights::Ours(Access::PRIVATE), disk)
+    }
+
+    /// As [`open`](Self::open), for a store that stays another's: the directory is there, and it and
+    /// what is replaced in it keep owner, group and mode.
+    pub(crate) fn open_kept(path: &Path, disk: &Disk) -> Result<Self, StoreError> {
+        Self::open_with(path, Rights::Kept, disk)
+    }
+
+    fn open_with(path: &Path, rights: Rights, disk: &Disk) -> Result<Self, StoreError> {
+        let file = path.join(LOCK);
+        let lock = lock(&file)?.map_err(|pid| StoreError::Locked {
             path: path.to_owned(),
             pid,
         })?;
+        if let (Rights::Kept, Ok(directory)) = (rights, path.metadata()) {
+            // Root may have made it, and the store's owner has to open it next. Who is neither cannot
+            // give it away, and found one that he may open.
+            let _ = chown(&file, Some(directory.uid()), Some(directory.gid()));
+        }
         Ok(Self {
-            files: Swapped::open(path, Access::PRIVATE, disk.clone())?,
+            files: Swapped::open(path, rights, disk.clone())?,
             _lock: lock,
         })
     }
@@ -130,8 +150,9 @@ impl Store {
                     .transpose()?,
             }),
         };
-        let leaf = match (self.text(LEAF)?, self.text(LEAF_KEY)?) {
-            (Some(chain), Some(key)) => match CertifiedKey::from_pem(&chain, &key) {
+        let chain = self.text(LEAF)?;
+        let leaf = match (&chain, self.text(LEAF_KEY)?) {
+            (Some(chain), Some(key)) => match CertifiedKey::from_pem(chain, &key) {
                 Ok(pair) if pair.certificate().public_key() == pair.key().public_key() => {
                     Some(pair)
                 }
@@ -140,10 +161,12 @@ impl Store {
             },
             _ => None,
         };
+        let certificate = chain.and_then(|chain| first(&chain));
         Ok(Contents {
             domain: self.text(DOMAIN)?.map(|text| text.trim().to_owned()),
             ca,
             leaf,
+            certificate,
         })
     }
 
@@ -156,7 +179,7 @@ impl Store {
         }))
     }
 
-    /// Replaces everything that is ours, at once.
+    /// Replaces everything that is ours, at once. A power loss may bring back what was there before.
     pub(crate) fn write(&self, wanted: &Wanted) -> Result<(), DiskError> {
         let bytes = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
         let mut files = Files::from([
@@ -171,12 +194,13 @@ impl Store {
         self.files.replace(NAMES, &files)
     }
 
-    /// Replaces the server certificate alone; everything else stays as it is.
+    /// Replaces the server certificate alone, for good; everything else stays as it is.
     pub(crate) fn write_leaf(&self, chain: &str, key: &str) -> Result<(), DiskError> {
         let mut files = self.files.read_all(NAMES)?;
         files.insert(LEAF, Zeroizing::new(chain.as_bytes().to_vec()));
         files.insert(LEAF_KEY, Zeroizing::new(key.as_bytes().to_vec()));
-        self.files.replace(NAMES, &files)
+        self.files.replace(NAMES, &files)?;
+        self.files.settle()
     }
 
     /// Removes the CA key from every set but the current one.
@@ -202,4 +226,11 @@ impl Store {
             source: Box::new(source),
         }
     }
+}
+
+/// The first certificate of a chain, which is the server's.
+fn first(chain: &str) -> Option<Certificate> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let (first, _) = chain.split_once(END)?;
+    Certificate::from_pem(&format!("{first}{END}\n")).ok()
 }

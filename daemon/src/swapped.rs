@@ -33,17 +33,29 @@ pub(crate) type Files = BTreeMap<&'static str, Zeroizing<Vec<u8>>>;
 #[derive(Debug)]
 pub(crate) struct Swapped {
     directory: PathBuf,
-    access: Access,
+    rights: Rights,
     disk: Disk,
+}
+
+/// Who may read what is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rights {
+    /// The directory is made, or changed, to be ours.
+    Ours(Access),
+    /// Each file gets owner, group and mode of the one that it replaces, so that whoever read that one
+    /// reads it; a new one is its directory's owner's alone. The directory stays what it is.
+    Kept,
 }
 
 impl Swapped {
     /// Makes the directory if need be, and clears what a crash left.
-    pub(crate) fn open(directory: &Path, access: Access, disk: Disk) -> Result<Self, DiskError> {
-        disk.ensure_directory(directory, access)?;
+    pub(crate) fn open(directory: &Path, rights: Rights, disk: Disk) -> Result<Self, DiskError> {
+        if let Rights::Ours(access) = rights {
+            disk.ensure_directory(directory, access)?;
+        }
         let this = Self {
             directory: directory.to_owned(),
-            access,
+            rights,
             disk,
         };
         this.clear()?;
@@ -79,6 +91,8 @@ impl Swapped {
         }
         let files = self.read_all(names)?;
         self.swap(&files)?;
+        // No link may outlive what it leads to.
+        self.settle()?;
         for name in files.keys().filter(|name| self.is_plain(name)) {
             self.disk
                 .replace_symlink(&target(name), &self.directory.join(name))?;
@@ -86,7 +100,8 @@ impl Swapped {
         self.disk.sync(&self.directory)
     }
 
-    /// Replaces the whole set. `names` are all that may ever be in it: those without content go.
+    /// Replaces the whole set. `names` are all that may ever be in it: those without content go. After a
+    /// power loss the set before may be back, whole, until [`settle`](Self::settle) or the next one.
     pub(crate) fn replace(&self, names: &[&'static str], files: &Files) -> Result<(), DiskError> {
         self.adopt(names)?;
         if self.current().is_some() && self.read_all(names)? == *files {
@@ -100,19 +115,36 @@ impl Swapped {
             }
         }
         self.swap(files)?;
-        for name in names.iter().filter(|name| !files.contains_key(*name)) {
-            self.disk.remove(&self.directory.join(name))?;
+        let gone = names.iter().filter(|name| !files.contains_key(*name));
+        let mut gone = gone
+            .map(|name| self.directory.join(name))
+            .filter(|path| path.symlink_metadata().is_ok())
+            .peekable();
+        if gone.peek().is_some() {
+            // The set before would lack it.
+            self.settle()?;
+        }
+        for path in gone {
+            self.disk.remove(&path)?;
         }
         self.prune()
     }
 
-    /// Removes a file from every set but the current one, as the key of a CA that is no more.
+    /// Makes the last replacement durable.
+    pub(crate) fn settle(&self) -> Result<(), DiskError> {
+        self.disk.sync(&self.directory)
+    }
+
+    /// Removes a file from every set but the current one for good, as the key of a CA that is no more.
     pub(crate) fn forget(&self, name: &str) -> Result<(), DiskError> {
+        // Or one of them might become the current one again.
+        self.settle()?;
         let current = self.current();
         for number in self.numbers()? {
-            if Some(number) != current {
-                let set = self.set(number);
-                self.disk.remove(&set.join(name))?;
+            let set = self.set(number);
+            let path = set.join(name);
+            if Some(number) != current && path.symlink_metadata().is_ok() {
+                self.disk.remove(&path)?;
                 self.disk.sync(&set)?;
             }
         }
@@ -123,34 +155,52 @@ impl Swapped {
     fn swap(&self, files: &Files) -> Result<(), DiskError> {
         let number = self.numbers()?.last().map_or(1, |last| last + 1);
         let set = self.set(number);
-        self.disk.create_directory(&set, self.access)?;
+        self.disk
+            .create_directory(&set, self.access(&self.directory)?)?;
         let current = self.current().map(|number| self.set(number));
+        let mut fresh = Vec::new();
         for (name, content) in files {
             let path = set.join(name);
+            let access = self.access(&self.directory.join(name))?;
             let same = current.as_ref().map(|current| current.join(name));
-            match same.filter(|same| self.holds(same, content)) {
+            if let Some(same) = same.filter(|same| holds(same, content, access)) {
                 // Durable already: another name costs nothing.
-                Some(same) => self.disk.link(&same, &path)?,
-                None => self.disk.create(&path, content, self.access)?,
+                self.disk.link(&same, &path)?;
+            } else {
+                self.disk.create(&path, content, access)?;
+                fresh.push(path);
             }
         }
+        for path in &fresh {
+            self.disk.sync(path)?;
+        }
         self.disk.sync(&set)?;
-        // Once more before the swap: the link must not outlive what it points to.
-        self.disk.sync(&self.directory)?;
+        // Before the swap, not after it: the link must not outlive what it points to, and that the swap
+        // before this one counts is settled by the way.
+        self.settle()?;
         let data = self.directory.join(DATA);
-        self.disk.replace_symlink(&format!("..{number}"), &data)?;
-        self.disk.sync(&self.directory)
+        self.disk.replace_symlink(&format!("..{number}"), &data)
     }
 
-    /// Whether the file at `path` has this content and may be read by whom it should.
-    fn holds(&self, path: &Path, content: &[u8]) -> bool {
-        let Ok(found) = path.symlink_metadata() else {
-            return false;
-        };
-        found.is_file()
-            && found.mode() & 0o7777 == self.access.file
-            && self.access.group.is_none_or(|group| found.gid() == group)
-            && read(path).is_ok_and(|found| found.is_some_and(|found| found.as_slice() == content))
+    /// Who may read what is written for `path`: the directory, for a set, or one of the names in it.
+    fn access(&self, path: &Path) -> Result<Access, DiskError> {
+        if let Rights::Ours(access) = self.rights {
+            return Ok(access);
+        }
+        let directory = self
+            .directory
+            .metadata()
+            .map_err(|error| DiskError::new("look at", &self.directory, error))?;
+        let replaced = path.metadata().ok().filter(std::fs::Metadata::is_file);
+        let owner = replaced.as_ref().unwrap_or(&directory);
+        Ok(Access {
+            directory: directory.mode() & 0o7777,
+            file: replaced
+                .as_ref()
+                .map_or(Access::PRIVATE.file, |file| file.mode() & 0o7777),
+            owner: Some(owner.uid()),
+            group: Some(owner.gid()),
+        })
     }
 
     /// Removes old sets, and the new one of a crash before its swap.
@@ -223,6 +273,18 @@ impl Swapped {
     }
 }
 
+/// Whether the file at `path` has this content and may be read by whom it should.
+fn holds(path: &Path, content: &[u8], access: Access) -> bool {
+    let Ok(found) = path.symlink_metadata() else {
+        return false;
+    };
+    found.is_file()
+        && found.mode() & 0o7777 == access.file
+        && access.owner.is_none_or(|owner| found.uid() == owner)
+        && access.group.is_none_or(|group| found.gid() == group)
+        && read(path).is_ok_and(|found| found.is_some_and(|found| found.as_slice() == content))
+}
+
 /// Reads a file; `None` if it is not there.
 pub(crate) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, DiskError> {
     match std::fs::read(path) {
@@ -255,7 +317,7 @@ mod tests {
     }
 
     fn open(directory: &Path) -> Swapped {
-        Swapped::open(directory, Access::PRIVATE, Disk::default()).unwrap()
+        Swapped::open(directory, Rights::Ours(Access::PRIVATE), Disk::default()).unwrap()
     }
 
     /// The generation that every file is of; panics on a mixture or a part.
@@ -328,7 +390,7 @@ mod tests {
     /// power before every single step.
     #[test]
     fn a_crash_at_any_step_leaves_one_set_whole() {
-        for kind in [Kind::Kill, Kind::Power, Kind::Full] {
+        for kind in Kind::ALL {
             for start in ["nothing", "links", "plain"] {
                 let mut steps = 0;
                 while crash(kind, start, steps) {
@@ -360,11 +422,11 @@ mod tests {
         let disk = Disk {
             crash: Some(crash.clone()),
         };
-        let done = Swapped::open(path, Access::PRIVATE, disk)
-            .and_then(|swapped| swapped.replace(NAMES, &files(2, NAMES)));
-        if kind == Kind::Power {
-            crash.lose_power();
-        }
+        let done = Swapped::open(path, Rights::Ours(Access::PRIVATE), disk).and_then(|swapped| {
+            swapped.replace(NAMES, &files(2, NAMES))?;
+            swapped.settle()
+        });
+        crash.lose_power();
         let seen = whole(path, NAMES);
         let swapped = open(path);
         assert_eq!(

@@ -3,7 +3,8 @@
 //! It cannot for an hour after it moved by more than a minute against the time since boot, which
 //! counts suspends and cannot be set. Meanwhile certificates are renewed as always, but nothing is
 //! destroyed: a clock that was set a year ahead makes good certificates look dead, and setting it
-//! back makes their successors useless.
+//! back makes their successors useless. A reboot hides a jump; what is left to compare with then is when
+//! the journal was last written.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,9 @@ use crate::journal::Record;
 
 /// How far the two clocks may part.
 const TOLERANCE: Duration = Duration::from_secs(60);
+/// The longest silence in the journal over a reboot that is believed. A daemon that runs renews daily and
+/// records that; a machine that was off for longer has its clock doubted for an hour, which costs nothing.
+const SILENCE: Duration = Duration::from_secs(86_400);
 /// How long the wall clock has to run straight after a jump.
 const PROBATION: Duration = Duration::from_secs(3600);
 
@@ -24,8 +28,9 @@ pub(crate) struct Doubt {
 }
 
 impl Doubt {
-    /// Begins with what the last record of the journal says: the same boot is compared with, and an
-    /// earlier boot must not have happened later.
+    /// Begins with what the last record of the journal says: the same boot is compared with; an earlier
+    /// boot must not have happened later, nor longer ago than a machine is off for a moment, since the clock
+    /// that came up with this boot may be anything.
     pub(crate) fn since(
         record: Option<&Record>,
         boot_id: &str,
@@ -39,7 +44,7 @@ impl Doubt {
         let recorded = SystemTime::UNIX_EPOCH + Duration::from_millis(record.wall);
         if record.boot_id == boot_id {
             doubt.anchor = Some((recorded, Duration::from_millis(record.mono)));
-        } else if wall + TOLERANCE < recorded {
+        } else if wall + TOLERANCE < recorded || recorded + SILENCE + TOLERANCE < wall {
             doubt.jumped = Some(boot);
         }
         doubt
@@ -125,6 +130,8 @@ mod tests {
         assert!(suspect(&record(99 * DAY, "a")));
         assert!(suspect(&record(101 * DAY, "b")));
         assert!(!suspect(&record(99 * DAY, "b")));
+        assert!(suspect(&record(99 * DAY - 61, "b")));
+        assert!(suspect(&record(0, "b")));
         assert!(!Doubt::since(None, "a", now, boot).is_suspect(now, boot));
     }
 }

@@ -165,6 +165,69 @@ async fn wrong_words_end_with_64_and_help_and_version_with_0() {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
+/// A script that asked for JSON gets the documented object for wrong words as well.
+#[tokio::test]
+async fn wrong_words_are_said_as_json_where_that_was_asked_for() {
+    for (wrong, what) in [
+        (
+            &[
+                "renew-cert",
+                "--json",
+                "--output",
+                "dir:/x",
+                "--cert-duration",
+                "0",
+            ][..],
+            "invalid value '0' for '--cert-duration <DURATION>': write something from 1m to 398d",
+        ),
+        (
+            &[
+                "renew-cert",
+                "--json",
+                "--output",
+                "dir:/x",
+                "--cert-duration",
+                "399d",
+            ],
+            "invalid value '399d' for '--cert-duration <DURATION>': write something from 1m to 398d",
+        ),
+        (
+            &["renew-cert", "--json", "--output=/data"],
+            "invalid value '/data' for '--output <dir:PATH>': write dir: and the path of a directory; this version knows no other store",
+        ),
+        (
+            &["renew-cert", "--json"],
+            "the following required arguments were not provided: --output <dir:PATH>",
+        ),
+        (
+            &["status", "--json", "--colour"],
+            "unexpected argument '--colour' found",
+        ),
+    ] {
+        let ended = end(&mut keyward(wrong)).await;
+        let expected = serde_json::json!({
+            "error": {"what": what, "why": null, "next": "keyward help, or --help behind the command"},
+            "exit": 64,
+        });
+        assert_eq!(
+            (ended.code, ended.json()),
+            (Some(64), expected),
+            "{wrong:?}"
+        );
+        assert!(ended.stderr.starts_with("error: "), "{ended:?}");
+    }
+    // Behind -- it is a name like any other.
+    let ended = end(&mut keyward(&[
+        "issue-client",
+        "--lifetime",
+        "x",
+        "--",
+        "--json",
+    ]))
+    .await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(64), ""));
+}
+
 #[tokio::test]
 async fn completions_name_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
@@ -198,18 +261,41 @@ async fn check_prints_a_configuration_that_means_the_same() {
         .await
         .json();
     assert_eq!(json["effective"]["tunnels"]["main"]["domain"], "t.example");
-    let count = json["warnings"].as_array().unwrap().len();
-    let comments = first
-        .stdout
-        .lines()
-        .filter(|line| line.starts_with("# warning: "));
-    assert_eq!(comments.count(), count);
-    let strict = end(&mut keyward(&["check", "--strict", "--config", path])).await;
-    assert_eq!(
-        strict.code,
-        Some(if count == 0 { 0 } else { 78 }),
-        "{strict:?}"
+    assert_eq!(json["warnings"], serde_json::json!([]));
+    let note = "tunnels.main: the CA key is unsealed on the disk that holds /var/lib/t";
+    assert_eq!(json["notes"], serde_json::json!([note]));
+    assert!(first.stdout.ends_with(&format!("\n# note: {note}\n")));
+}
+
+#[tokio::test]
+async fn a_strict_check_passes_what_can_be_and_fails_what_should_be_otherwise() {
+    let directory = open_directory();
+    let file = directory.path().join("keyward.yaml");
+    let path = file.to_str().unwrap();
+    let tunnels =
+        "tunnels: {main: {provider: static, domain: t.example, store: 'dir:/var/lib/t'}}\n";
+    let strict = ["check", "--strict", "--config", path];
+    std::fs::write(&file, tunnels).unwrap();
+    let good = end(&mut keyward(&strict)).await;
+    assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""));
+    std::fs::write(
+        &file,
+        format!("health: {{listen_addr: '0.0.0.0:9463'}}\n{tunnels}"),
+    )
+    .unwrap();
+    let warned = end(&mut keyward(&["check", "--config", path])).await;
+    let warning = "health.listen_addr 0.0.0.0:9463 is not loopback: everybody who reaches it may read metrics and status";
+    assert_eq!(warned.code, Some(0));
+    assert!(
+        warned
+            .stdout
+            .ends_with(&format!("\n# warning: {warning}\n"))
     );
+    let bad = end(&mut keyward(&strict)).await;
+    let expected = format!(
+        "error: {path} has 1 warning\n  cause: {warning}\n  next: change what they name, or check without --strict\n"
+    );
+    assert_eq!((bad.code, bad.stderr), (Some(78), expected));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `keyward run`: who may reach what, signals, restarts, and that no secret gets out.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -375,6 +375,52 @@ async fn renew_cert_renews_what_no_daemon_holds() {
     for wrong in [&["--output", "/data"][..], &["--output", "dir:"], &[]] {
         let arguments: Vec<&str> = ["renew-cert"].iter().chain(wrong).copied().collect();
         assert_eq!(place.keyward(&arguments).await.code, Some(64), "{wrong:?}");
+    }
+}
+
+/// As the stock Compose setup has it: root renews, and a proxy of another user reads.
+#[tokio::test]
+async fn renew_cert_leaves_owner_group_and_mode_of_what_it_replaces() {
+    let place = Place::new(KEYWARD);
+    let daemon = place.serve().await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end().await, Some(0));
+    // Plain files again.
+    let stock = place.path("stock");
+    std::fs::create_dir(&stock).unwrap();
+    for name in ["ca.crt", "ca.key", "tls.crt", "tls.key"] {
+        std::fs::copy(place.path("store").join(name), stock.join(name)).unwrap();
+    }
+    let rights = |name: &str, uid, gid, mode| {
+        chown(stock.join(name), Some(uid), Some(gid)).unwrap();
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(stock.join(name), mode).unwrap();
+    };
+    rights("", PROXY, STRANGER, 0o751);
+    rights("tls.key", PROXY, STRANGER, 0o440);
+    rights("tls.crt", STRANGER, PROXY, 0o644);
+    let output = format!("dir:{}", stock.display());
+    for _ in 0..2 {
+        // Without tunnel-domain, too.
+        let ended = place
+            .keyward(&["renew-cert", "--output", &output, "--renew-before", "0"])
+            .await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let found = |name: &str| {
+            let found = std::fs::metadata(stock.join(name)).unwrap();
+            (found.uid(), found.gid(), found.mode() & 0o7777)
+        };
+        assert_eq!(found(""), (PROXY, STRANGER, 0o751));
+        assert_eq!(found("..data"), (PROXY, STRANGER, 0o751));
+        assert_eq!(found("tls.key"), (PROXY, STRANGER, 0o440));
+        assert_eq!(found("tls.crt"), (STRANGER, PROXY, 0o644));
+        assert_eq!(found("ca.key"), (0, 0, 0o600));
+        assert_eq!(found(".keyward.lock"), (PROXY, STRANGER, 0o600));
+        let key = place.path("stock/tls.key");
+        let read = place
+            .probe(PROXY, "head", &["-c", "10", key.to_str().unwrap()])
+            .await;
+        assert_eq!(read.stdout, "-----BEGIN", "{read:?}");
     }
 }
 

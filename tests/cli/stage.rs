@@ -262,6 +262,7 @@ fn status() -> Status {
     };
     Status {
         build: "scripted".to_owned(),
+        at: 1,
         tunnels: [("main".to_owned(), tunnel)].into(),
         ..Status::default()
     }

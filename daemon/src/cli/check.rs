@@ -27,6 +27,7 @@ struct Checked {
     config: PathBuf,
     effective: serde_json::Value,
     warnings: Vec<String>,
+    notes: Vec<String>,
 }
 
 pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
@@ -50,9 +51,13 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
             config: arguments.config.clone(),
             effective,
             warnings,
+            notes: config.notes(),
         });
     }
     output::text(&effective)?;
+    for note in config.notes() {
+        output::text(&format!("# note: {note}\n"))?;
+    }
     for warning in warnings {
         // A comment, so that the whole output can be used as a configuration.
         output::text(&format!("# warning: {warning}\n"))?;

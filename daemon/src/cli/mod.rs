@@ -79,18 +79,10 @@ struct Target {
 
 /// Runs the command line `arguments`, the program's name first.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version are no errors to clap's `use_stderr`.
-            let usage = error.use_stderr();
-            let _ = error.print();
-            return if usage {
-                ExitCode::from(Exit::Usage as u8)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
+        Err(error) => return unusable(&error, &arguments),
     };
     match arguments.command {
         Command::Completions { shell } => completions(shell),
@@ -101,6 +93,32 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             outcome
         }),
     }
+}
+
+/// Says what is wrong with the words, to a script as well if that is who asks.
+fn unusable(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    // To standard error, which may be closed.
+    let _ = error.print();
+    if !error.use_stderr() {
+        // Help and version are no errors.
+        return ExitCode::SUCCESS;
+    }
+    let words = arguments.iter().take_while(|word| *word != "--");
+    if words.into_iter().any(|word| word == "--json") {
+        // Nothing is left to be done if this cannot be written either.
+        let _ = output::failure(&usage(error).into());
+    }
+    ExitCode::from(Exit::Usage as u8)
+}
+
+/// The first paragraph is what failed; behind it are hints and the usage.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let paragraph = text.lines().take_while(|line| !line.is_empty());
+    let what: Vec<&str> = paragraph.map(str::trim).collect();
+    let what = what.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    Failure::new(Exit::Usage, what).next("keyward help, or --help behind the command")
 }
 
 impl Command {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::output;
 use super::table::until;
-use crate::config::parse_duration;
+use crate::config::{LONGEST_LEAF, SHORTEST_LEAF, parse_duration, write_duration};
 use crate::renew::{Renewed, renew_cert as renew};
 
 /// The stock flags and their stock defaults.
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "dir:PATH", value_parser = store)]
     output: PathBuf,
     /// Life of the new certificate
-    #[arg(long, default_value = "2160h", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, default_value = "2160h", value_name = "DURATION", value_parser = cert_duration)]
     cert_duration: Duration,
     /// Renew only when less than this is left; 0 renews always
     #[arg(long, default_value = "720h", value_name = "DURATION", value_parser = parse_duration)]
@@ -70,6 +70,17 @@ fn outcome(renewed: bool, sha256: Fingerprint, not_after: SystemTime) -> Outcome
 fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// The same limits as `server_certificate.lifetime` has.
+fn cert_duration(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    if (SHORTEST_LEAF..=LONGEST_LEAF).contains(&duration) {
+        // X.509 knows whole seconds only.
+        return Ok(Duration::from_secs(duration.as_secs()));
+    }
+    let [shortest, longest] = [SHORTEST_LEAF, LONGEST_LEAF].map(write_duration);
+    Err(format!("write something from {shortest} to {longest}"))
 }
 
 fn store(text: &str) -> Result<PathBuf, String> {

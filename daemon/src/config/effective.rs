@@ -96,12 +96,19 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
+/// Sentences for a person, about what no configuration of this version can change.
+pub(super) fn notes(config: &Config) -> Vec<String> {
+    let unsealed = |(name, tunnel): (&String, &TunnelConfig)| {
+        format!(
+            "tunnels.{name}: the CA key is unsealed on the disk that holds {}",
+            tunnel.store.display()
+        )
+    };
+    config.tunnels.iter().map(unsealed).collect()
+}
+
 fn warn_of_tunnel(warnings: &mut Vec<String>, name: &str, tunnel: &TunnelConfig) {
     let mut warn = |text: String| warnings.push(format!("tunnels.{name}: {text}"));
-    warn(format!(
-        "the CA key is unsealed on the disk that holds {}",
-        tunnel.store.display()
-    ));
     let leaf = tunnel.server_certificate.lifetime;
     let cas = [("ca", Some(tunnel.ca)), ("client_ca", tunnel.client_ca)];
     if leaf > LONG_LEAF {

@@ -36,9 +36,9 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(7 * DAY);
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(365 * DAY);
 
 /// Shortest life of a server certificate: below it the renewal itself would be the load.
-const SHORTEST_LEAF: Duration = Duration::from_secs(60);
+pub(crate) const SHORTEST_LEAF: Duration = Duration::from_secs(60);
 /// Longest life of a server certificate, as the web's own limit until 2026.
-const LONGEST_LEAF: Duration = Duration::from_secs(398 * DAY);
+pub(crate) const LONGEST_LEAF: Duration = Duration::from_secs(398 * DAY);
 /// Longest life of a CA: what the stock manual instructions write.
 const LONGEST_CA: Duration = Duration::from_secs(3650 * DAY);
 /// A leaf ends at least this long before its CA, unless the CA lives less than two days.
@@ -179,6 +179,11 @@ impl Config {
     /// secret, because the file may hold none.
     pub fn effective(&self) -> String {
         effective::yaml(self)
+    }
+
+    /// What has to be known and cannot be configured otherwise, one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        effective::notes(self)
     }
 
     /// What is allowed and still deserves a thought, one sentence each.

@@ -281,9 +281,10 @@ fn a_file_that_is_not_there_says_so() {
 
 #[test]
 fn what_deserves_a_thought_is_said() {
-    let warnings = parse(SMALLEST).unwrap().warnings();
+    let smallest = parse(SMALLEST).unwrap();
+    assert_eq!(smallest.warnings(), Vec::<String>::new());
     assert_eq!(
-        warnings,
+        smallest.notes(),
         ["tunnels.main: the CA key is unsealed on the disk that holds /var/lib/keyward/main"]
     );
     let text = WHOLE

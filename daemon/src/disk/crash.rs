@@ -13,10 +13,42 @@ use super::Step;
 pub(crate) enum Kind {
     /// The process: what was written stays.
     Kill,
-    /// The machine: what was not synced is lost. See [`Crash::lose_power`].
-    Power,
+    /// The machine: what was not synced is lost, but for the survivors. See [`Crash::lose_power`].
+    Power(Survivors),
     /// The space on the disk: reading, renaming and removing go on.
     Full,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Kill,
+        Self::Full,
+        Self::Power(Survivors {
+            names: false,
+            journal: false,
+        }),
+        Self::Power(Survivors {
+            names: false,
+            journal: true,
+        }),
+        Self::Power(Survivors {
+            names: true,
+            journal: false,
+        }),
+        Self::Power(Survivors {
+            names: true,
+            journal: true,
+        }),
+    ];
+}
+
+/// What a power loss spares though it was not synced: a kernel writes back what it likes, when it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Survivors {
+    /// New names, renamings and removals; what was not synced of the files themselves is gone.
+    names: bool,
+    /// The end of the journal.
+    journal: bool,
 }
 
 /// A disk that stops at a step.
@@ -25,6 +57,7 @@ pub(crate) struct Crash {
     kind: Kind,
     left: AtomicU64,
     refused: AtomicBool,
+    syncs: AtomicU64,
     unsynced: Mutex<Unsynced>,
 }
 
@@ -53,6 +86,7 @@ impl Crash {
             kind,
             left: AtomicU64::new(steps),
             refused: AtomicBool::new(false),
+            syncs: AtomicU64::new(0),
             unsynced: Mutex::default(),
         })
     }
@@ -60,6 +94,11 @@ impl Crash {
     /// Whether the end came.
     pub(crate) fn came(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
+    }
+
+    /// How often something was synced since this was last asked.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.swap(0, Ordering::SeqCst)
     }
 
     /// There is space again.
@@ -87,22 +126,34 @@ impl Crash {
                 _ => Err(io::Error::other("crashed on purpose")),
             };
         }
-        if self.kind == Kind::Power {
+        if let Step::Sync(_) = step {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+        }
+        if let Kind::Power(_) = self.kind {
             self.unsynced.lock().unwrap().note(step);
         }
         Ok(())
     }
 
-    /// Takes away what was not synced. The state directory is then as after a power loss.
+    /// Takes away what was not synced and does not survive. The disk is then as after a power loss; if
+    /// that is not what came, nothing is taken.
     pub(crate) fn lose_power(&self) {
+        let Kind::Power(survivors) = self.kind else {
+            return;
+        };
         let mut unsynced = self.unsynced.lock().unwrap();
         for (path, durable) in std::mem::take(&mut unsynced.content) {
+            if survivors.journal && path.ends_with("journal.jsonl") {
+                continue;
+            }
             if let Ok(file) = std::fs::OpenOptions::new().write(true).open(path) {
                 file.set_len(durable).unwrap();
             }
         }
         while let Some((_, undo)) = unsynced.names.pop() {
-            undo.perform();
+            if !survivors.names {
+                undo.perform();
+            }
         }
     }
 }

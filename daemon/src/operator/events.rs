@@ -54,6 +54,7 @@ async fn feed(
     mut status: watch::Receiver<Arc<Status>>,
     sender: &mpsc::Sender<Bytes>,
 ) -> Option<()> {
+    status.wait_for(|status| !status.is_starting()).await.ok()?;
     // Operations that ended before the reader came are in its first status.
     let mut told = operations(&status.borrow());
     loop {
@@ -136,7 +137,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_broken_by_a_comment() {
-        let status = watch::Sender::new(Arc::new(Status::default()));
+        let status = watch::Sender::new(Arc::new(Status {
+            at: 1,
+            ..Status::default()
+        }));
         let (sender, mut receiver) = mpsc::channel(4);
         tokio::select! {
             _ = feed(status.subscribe(), &sender) => panic!("it ends only with the rotator"),

@@ -20,10 +20,11 @@ use super::answer::{Body, Denial, json, no_such_path, read, unusable, wrong_meth
 use super::{ClientOrder, Noun, Problem, RotationOrder, events};
 use crate::board::{self, Board, Order};
 use crate::socket::{Crowd, Socket};
+use crate::status::Status;
 
 /// Until a request's head, and then its body, is whole.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// Until the rotator has accepted or refused an order.
+/// Until the rotator has accepted or refused an order, or has recovered its state.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Connections of one uid at once.
 const CONNECTIONS: usize = 64;
@@ -54,6 +55,7 @@ struct Desk {
     board: Board,
     own_uid: u32,
     request_limit: Duration,
+    answer_limit: Duration,
 }
 
 impl Operator {
@@ -63,13 +65,14 @@ impl Operator {
     ///
     /// As [`Socket::bind`].
     pub fn bind(settings: Settings, board: Board) -> Result<Self, Failure> {
-        Self::bind_within(settings, board, REQUEST_LIMIT)
+        Self::bind_within(settings, board, REQUEST_LIMIT, ANSWER_LIMIT)
     }
 
     pub(super) fn bind_within(
         settings: Settings,
         board: Board,
         request_limit: Duration,
+        answer_limit: Duration,
     ) -> Result<Self, Failure> {
         let group = settings.group.filter(|_| !settings.operators.is_empty());
         let socket = Socket::bind(&settings.socket, mode(&settings), group)?;
@@ -78,6 +81,7 @@ impl Operator {
             board,
             own_uid: rustix::process::geteuid().as_raw(),
             request_limit,
+            answer_limit,
         });
         Ok(Self { socket, desk })
     }
@@ -154,7 +158,7 @@ impl Desk {
         self.permit(uid)?;
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
-            (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &**self.board.status.borrow())),
+            (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &*self.status().await?)),
             (&Method::GET, "/v1/events") => Ok(events::stream(&self.board, tasks)),
             (&Method::POST, "/v1/rotations") => {
                 let order = self.rotation(&read(request, self.request_limit).await?)?;
@@ -168,7 +172,7 @@ impl Desk {
                 Err(wrong_method(&request))
             }
             (method, path) => match path.strip_prefix("/v1/operations/") {
-                Some(id) if method == Method::GET => self.operation(id),
+                Some(id) if method == Method::GET => self.operation(id).await,
                 Some(_) => Err(wrong_method(&request)),
                 None => Err(no_such_path(path)),
             },
@@ -256,7 +260,7 @@ impl Desk {
             self.board.requests.send(request).await.ok()?;
             answered.await.ok()
         };
-        match timeout(ANSWER_LIMIT, asked).await {
+        match timeout(self.answer_limit, asked).await {
             Ok(Some(Ok(operation))) => {
                 let mut response = json(StatusCode::ACCEPTED, &operation);
                 let location = format!("/v1/operations/{}", operation.id);
@@ -284,8 +288,25 @@ impl Desk {
         }
     }
 
-    fn operation(&self, id: &str) -> Result<Response<Body>, Denial> {
-        let status = self.board.status.borrow();
+    /// How things stand, once the daemon knows: until then every number in it would be wrong.
+    async fn status(&self) -> Result<Arc<Status>, Denial> {
+        let mut status = self.board.status.subscribe();
+        let known = status.wait_for(|status| !status.is_starting());
+        match timeout(self.answer_limit, known).await {
+            Ok(Ok(status)) => Ok(status.clone()),
+            Ok(Err(_)) | Err(_) => Err(Denial(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Problem {
+                    what: "the daemon is starting".to_owned(),
+                    why: Some("it has not recovered its state yet".to_owned()),
+                    next: Some("ask again in a moment, or look at its log".to_owned()),
+                },
+            )),
+        }
+    }
+
+    async fn operation(&self, id: &str) -> Result<Response<Body>, Denial> {
+        let status = self.status().await?;
         let found = status.operations.iter().find(|one| one.id == id);
         found
             .map(|operation| json(StatusCode::OK, operation))

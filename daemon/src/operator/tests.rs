@@ -35,7 +35,10 @@ impl Stage {
         let board = Board {
             publications: watch::Sender::default(),
             replicas: watch::Sender::default(),
-            status: watch::Sender::default(),
+            status: watch::Sender::new(Arc::new(Status {
+                at: 1,
+                ..Status::default()
+            })),
             requests,
         };
         let settings = Settings {
@@ -45,7 +48,7 @@ impl Stage {
             tunnels: tunnels.iter().map(|name| (*name).to_owned()).collect(),
         };
         let tasks = Tasks::new();
-        let operator = Operator::bind_within(settings, board.clone(), limit).unwrap();
+        let operator = Operator::bind_within(settings, board.clone(), limit, limit).unwrap();
         assert_eq!(operator.path(), socket);
         tasks.essential("operator", operator.run(tasks.clone()));
         let notes = watch::Sender::new(Vec::new());
@@ -162,6 +165,48 @@ async fn the_status_is_what_the_board_says() {
     assert_eq!(stage.client().status().await.unwrap().build, "b");
 }
 
+/// Every number in it would be wrong.
+#[tokio::test]
+async fn nothing_is_said_before_the_state_is_recovered() {
+    let stage = Stage::new(&["main"]);
+    stage.set(|status| status.at = 0);
+    let (client, recovered) = (stage.client(), stage.board.status.clone());
+    let mut events = client.events().await.unwrap();
+    let known = async {
+        // As late as can be: everybody has asked.
+        tokio::task::yield_now().await;
+        recovered.send_modify(|status| {
+            let status = Arc::make_mut(status);
+            status.at = 7;
+            status.operations = vec![operation("resumed", OperationState::Running)];
+        });
+    };
+    let (status, first, one, ()) = tokio::join!(
+        client.status(),
+        events.next(),
+        client.operation("resumed"),
+        known
+    );
+    assert_eq!(status.unwrap().at, 7);
+    let Some(Event::Status(first)) = first.unwrap() else {
+        panic!("the status comes first");
+    };
+    assert_eq!(first.at, 7);
+    assert_eq!(one.unwrap().id, "resumed");
+}
+
+#[tokio::test]
+async fn a_daemon_that_does_not_come_to_know_its_state_says_that_it_is_starting() {
+    let stage = Stage::with(&["main"], Duration::from_millis(50));
+    stage.set(|status| status.at = 0);
+    let failure = Failure::from(stage.client().status().await.unwrap_err());
+    assert_eq!(failure.exit(), Exit::Unavailable);
+    assert_eq!(
+        failure.to_string(),
+        "the daemon is starting\n  cause: it has not recovered its state yet\n  next: ask again in a moment, or look at its log"
+    );
+}
+
 #[tokio::test]
 async fn an_order_reaches_the_rotator_with_its_only_tunnel_and_who_gave_it() {
     let stage = Stage::new(&["main"]);
@@ -249,35 +294,50 @@ async fn a_noun_that_cannot_be_rotated_yet_is_refused_with_those_that_can() {
 #[tokio::test]
 async fn errors_have_one_shape() {
     let stage = Stage::new(&["main"]);
+    let none = "GET /v1/operations/none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let unknown = "{\"what\":\"ca\",\"x\":1}";
+    let lifetime = "{\"name\":\"a\",\"csr\":\"\",\"lifetime_seconds\":0}";
     let cases = [
-        (stage.post("/v1/revocations", "{}").await, "404"),
-        (stage.post("/v1/status", "{}").await, "405"),
-        (stage.post("/v1/rotations", "{").await, "400"),
         (
-            stage
-                .post("/v1/rotations", "{\"what\":\"ca\",\"x\":1}")
-                .await,
+            stage.post("/v1/revocations", "{}").await,
+            "404",
+            "no such path \"/v1/revocations\"",
+        ),
+        (
+            stage.post("/v1/status", "{}").await,
+            "405",
+            "POST is not served for /v1/status",
+        ),
+        (
+            stage.post("/v1/rotations", "{").await,
             "400",
+            "the body cannot be read: EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            stage.post("/v1/rotations", unknown).await,
+            "400",
+            "the body cannot be read: unknown field `x`, expected one of `what`, `tunnel`, `trusted` at line 1 column 16",
+        ),
+        (
+            stage.post("/v1/client-certificates", lifetime).await,
+            "400",
+            "lifetime_seconds is 0",
         ),
         (
             stage.post("/v1/rotations", &" ".repeat(70_000)).await,
             "413",
+            "the body is longer than 65536 bytes",
         ),
-        (
-            stage
-                .raw("GET /v1/operations/none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                .await,
-            "404",
-        ),
+        (stage.raw(none).await, "404", "no such operation"),
     ];
-    for (answer, status) in cases {
+    for (answer, status, what) in cases {
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{answer}"
         );
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let body: ErrorBody = serde_json::from_str(body).unwrap();
-        assert!(!body.error.what.is_empty());
+        assert_eq!(body.error.what, what);
     }
 }
 
@@ -288,6 +348,10 @@ async fn nothing_of_a_body_that_was_announced_but_never_sent_is_waited_for_witho
         .raw("POST /v1/rotations HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\nconnection: close\r\n\r\n{")
         .await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(
+        answer.contains("\"what\":\"the body did not arrive\""),
+        "{answer}"
+    );
 }
 
 #[tokio::test]

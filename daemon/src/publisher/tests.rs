@@ -16,6 +16,8 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::board::{Publication, Publications, Replica, Replicas};
 
+mod refusals;
+
 /// A certificate of nobody: only its fingerprint matters here.
 const CHAIN: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
 /// Fingerprint of another leaf.
@@ -403,17 +405,6 @@ async fn a_newer_subscription_of_the_same_name_replaces_the_older() {
 }
 
 #[tokio::test]
-async fn a_connector_cannot_take_a_proxys_name() {
-    let stage = Stage::new();
-    let _proxy = stage.subscribe(hello(Role::Proxy, "p")).await;
-    let mut thief = stage.dial().await;
-    thief
-        .send(FromSubscriber::Hello(hello(Role::Connector, "p")))
-        .await;
-    assert_eq!(thief.refusal().await.reason, Refusal::Permission);
-}
-
-#[tokio::test]
 async fn bye_and_a_broken_connection_are_told_apart() {
     let stage = Stage::new();
     let mut polite = stage.subscribe(hello(Role::Proxy, "polite")).await;
@@ -423,18 +414,6 @@ async fn bye_and_a_broken_connection_are_told_apart() {
     let polite = stage.replica("polite", |replica| !replica.connected).await;
     let rude = stage.replica("rude", |replica| !replica.connected).await;
     assert!(polite.left && !rude.left);
-}
-
-#[tokio::test]
-async fn another_major_version_is_refused_by_name() {
-    let stage = Stage::new();
-    let mut peer = stage.dial().await;
-    let mut greeting = hello(Role::Proxy, "p");
-    greeting.protocol = Version { major: 2, minor: 0 };
-    peer.send(FromSubscriber::Hello(greeting)).await;
-    let refused = peer.refusal().await;
-    assert_eq!(refused.reason, Refusal::Protocol);
-    assert!(refused.detail.contains("2.0") && refused.detail.contains("1.0"));
 }
 
 #[tokio::test]
@@ -452,58 +431,6 @@ async fn a_newer_minor_version_with_unknown_kinds_and_fields_is_served() {
     stream.write_all(lines.as_bytes()).await.unwrap();
     let replica = stage.replica("p", |replica| replica.left).await;
     assert_eq!(replica.build, "b");
-}
-
-#[tokio::test]
-async fn an_unknown_tunnel_is_refused_with_those_that_there_are() {
-    let stage = Stage::new();
-    let mut peer = stage.dial().await;
-    let mut greeting = hello(Role::Proxy, "p");
-    greeting.tunnels = vec!["nowhere".to_owned()];
-    peer.send(FromSubscriber::Hello(greeting)).await;
-    let refused = peer.refusal().await;
-    assert_eq!(refused.reason, Refusal::UnknownTunnel);
-    assert!(refused.detail.contains("main, other"));
-    assert!(stage.board.replicas.borrow().is_empty());
-}
-
-#[tokio::test]
-async fn a_uid_that_is_not_listed_is_refused_though_it_is_root() {
-    let stage = Stage::with(Limits::default(), [65_533].into());
-    let mut peer = stage.dial().await;
-    peer.send(FromSubscriber::Hello(hello(Role::Proxy, "p")))
-        .await;
-    let refused = peer.refusal().await;
-    assert_eq!(refused.reason, Refusal::Permission);
-    assert!(refused.detail.contains("control.subscribers"));
-    assert!(stage.board.replicas.borrow().is_empty());
-}
-
-#[tokio::test]
-async fn a_first_line_that_is_no_hello_is_refused() {
-    let stage = Stage::new();
-    for line in [
-        "{\"kind\":\"bye\"}\n",
-        "GET / HTTP/1.1\r\n",
-        "{\"kind\":\"hello\"}\n",
-    ] {
-        let mut stream = UnixStream::connect(&stage.socket).await.unwrap();
-        stream.write_all(line.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.contains("\"malformed\""), "{line:?} got {answer:?}");
-    }
-}
-
-#[tokio::test]
-async fn silence_instead_of_hello_ends_at_the_limit() {
-    let limits = Limits {
-        hello: Duration::from_millis(50),
-        ..Limits::default()
-    };
-    let stage = Stage::with(limits, [rustix::process::getuid().as_raw()].into());
-    let mut peer = stage.dial().await;
-    assert_eq!(peer.refusal().await.reason, Refusal::Malformed);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pki::{Authority, AuthorityProfile, Certificate, PrivateKey};
 use zeroize::Zeroizing;
 
-use super::orders::Ordered;
+use super::pending::Ordered;
 use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
 use super::{Moment, unix};
 use crate::config::AuthorityConfig;
@@ -111,7 +111,8 @@ impl Tunnel {
                     )
                 };
                 let ca = self.make(making, &profile, moment)?;
-                self.advance_ca(desk, old.made(ca))?;
+                // It is found under its id again if this record is lost.
+                self.note_ca(desk, old.made(ca))?;
                 self.facts.files_stale = true;
             }
             Action::Switch => {
@@ -121,15 +122,15 @@ impl Tunnel {
                     .as_ref()
                     .map_or("schedule", |order| &order.actor);
                 let next = old.switched(id.clone(), actor, moment.unix());
-                self.advance_ca(desk, next)?;
+                // What it leads to is recorded for good before it goes out: a leaf of the new CA.
+                self.note_ca(desk, next)?;
                 if let Some(order) = &mut self.ca_order {
                     order.rotation = Some(id);
                 }
+                self.note_orders(desk)?;
             }
             Action::Adopt => {
-                let next = old.adopted();
-                desk.note(&self.name, Kind::Ca, entry(&next, &old))?;
-                self.ca = next;
+                self.note_ca(desk, old.adopted())?;
                 let switch = old.switch.as_ref().map(|switch| &switch.id);
                 let is_its = |order: &mut Ordered| order.rotation.as_ref() == switch;
                 if let Some(order) = self.ca_order.take_if(is_its) {
@@ -156,6 +157,7 @@ impl Tunnel {
     /// The key goes first: if the record were first, a crash between would leave a key that nobody
     /// looks for.
     fn retire(&mut self, desk: &mut Desk<'_>, old: &State) -> Result<(), StepError> {
+        let mut gone = Vec::new();
         if let Some(ca) = &old.old {
             // The store has it too: in the current set until the new one is written, then in earlier
             // ones.
@@ -163,13 +165,14 @@ impl Tunnel {
             if self.facts.files_stale {
                 return Err(StepError::Stale);
             }
-            self.custody.destroy(&[Blob::CaKey(&ca.id)])?;
             self.store.forget_old_ca_keys()?;
+            gone.push(Blob::CaKey(&ca.id));
         }
-        let before = old.retired.clone();
-        self.advance_ca(desk, old.retired())?;
-        if let Some(ca) = before {
-            self.custody.destroy(&[Blob::CaCertificate(&ca.id)])?;
+        // Nobody has been told to trust it since the switch began.
+        gone.extend(old.retired.iter().map(|ca| Blob::CaCertificate(&ca.id)));
+        self.custody.destroy(&gone)?;
+        self.note_ca(desk, old.retired())?;
+        if let Some(ca) = &old.retired {
             self.certificates.remove(&ca.id);
         }
         Ok(())
@@ -215,6 +218,8 @@ impl Tunnel {
             self.custody.put(Blob::CaCertificate(id), &certificate)?;
             authority
         };
+        self.custody
+            .settle(&[Blob::CaKey(id), Blob::CaCertificate(id)])?;
         let certificate = authority.certificate().clone();
         let ca = reference(id, &certificate);
         self.certificates.insert(id.clone(), certificate);
@@ -223,6 +228,13 @@ impl Tunnel {
 
     fn advance_ca(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
         desk.record(&self.name, Kind::Ca, entry(&next, &self.ca))?;
+        self.ca = next;
+        Ok(())
+    }
+
+    /// As [`advance_ca`](Self::advance_ca), where a power loss may take the step back.
+    fn note_ca(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
+        desk.note(&self.name, Kind::Ca, entry(&next, &self.ca))?;
         self.ca = next;
         Ok(())
     }

@@ -6,7 +6,7 @@ use pki::Linted;
 
 use super::Moment;
 use super::issue::{has_names, load_certificate, load_key};
-use super::orders::Ordered;
+use super::pending::Ordered;
 use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
 use crate::custody::Blob;
 use crate::disk::DiskError;
@@ -125,6 +125,10 @@ impl Tunnel {
             Action::Check => {
                 let leaf = in_flight(&state)?;
                 self.check(leaf, desk.moment)?;
+                // From here on it may go out, so all of it has to last.
+                let id = leaf.id.as_str();
+                self.custody
+                    .settle(&[Blob::LeafKey(id), Blob::LeafCertificate(id)])?;
                 self.advance(desk, state.checked(self.facts.floor))?;
             }
             Action::Publish => self.publish(desk, &state)?,
@@ -147,7 +151,7 @@ impl Tunnel {
         let actor = order.map_or("schedule", |order| &order.actor);
         let now = desk.moment.unix();
         let next = self.leaf.begun(id.clone(), cause, actor, &ca.sha256, now);
-        self.advance(desk, next)?;
+        self.note_advance(desk, next)?;
         if !matches!(cause, Cause::Ordered | Cause::IssuerChanged) {
             self.facts.issued.push_back(desk.moment.boot);
         }
@@ -155,7 +159,7 @@ impl Tunnel {
         if let Some(order) = self.leaf_order.as_mut().filter(|order| order.is_waiting()) {
             order.rotation = Some(id);
         }
-        Ok(())
+        Ok(self.note_orders(desk)?)
     }
 
     fn publish(&mut self, desk: &mut Desk<'_>, state: &State) -> Result<(), StepError> {
@@ -212,12 +216,16 @@ impl Tunnel {
             return Ok(());
         };
         let generation = state.serving.as_ref().map_or(0, |leaf| leaf.generation);
-        self.advance(desk, state.adopted())?;
+        let connected = self.witnesses(desk).iter().any(|proxy| proxy.connected);
+        self.note_advance(desk, state.adopted())?;
         self.leaf_pace.reset();
         if missing.is_empty() && rotation.cause != Cause::Refused {
             self.well("refusal");
         }
-        let (outcome, detail) = if missing.is_empty() {
+        let (outcome, detail) = if !connected {
+            let detail = format!("generation {generation} is published, but no proxy is connected");
+            (OperationState::Done, detail)
+        } else if missing.is_empty() {
             let detail = format!("generation {generation} is in force at every connected proxy");
             (OperationState::Done, detail)
         } else {
@@ -313,7 +321,9 @@ impl Tunnel {
         }
     }
 
-    /// As [`advance`](Self::advance), where nothing destructive or visible follows.
+    /// As [`advance`](Self::advance), where nothing follows that destroys what is needed or is seen from
+    /// outside. Up to the publication only what is then in custody has to last; after it, only acks that
+    /// are asked for once more.
     pub(super) fn note_advance(
         &mut self,
         desk: &mut Desk<'_>,

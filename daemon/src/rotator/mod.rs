@@ -12,6 +12,7 @@ mod files;
 mod issue;
 mod leaf;
 mod orders;
+mod pending;
 mod recover;
 mod report;
 mod tunnel;
@@ -147,6 +148,7 @@ impl Engine {
         let doubt = Doubt::since(newest, journal.boot_id(), moment.wall, moment.boot);
         let group = config.control.group.as_ref();
         let group = group.map(crate::config::Group::resolve).transpose()?;
+        let mut operations = Operations::default();
         let mut tunnels = BTreeMap::new();
         for (name, tunnel) in &config.tunnels {
             let place = recover::Place {
@@ -155,13 +157,14 @@ impl Engine {
                 group,
                 disk,
             };
-            let tunnel = recover::open(&place, tunnel, &mut journal, moment)?;
+            let mut tunnel = recover::open(&place, tunnel, &mut journal, moment)?;
+            tunnel.resume_orders(&journal, &mut operations, moment);
             tunnels.insert(name.clone(), tunnel);
         }
         Ok(Self {
             journal,
             doubt,
-            operations: Operations::default(),
+            operations,
             tunnels,
         })
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use pki::{ClientProfile, Serial};
 use tokio::sync::oneshot;
 
+use super::pending::{Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, running};
 use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
 use crate::board::{Order, Refusal, Request};
 use crate::journal::{Entry, Kind};
@@ -13,24 +14,6 @@ use crate::status::{Operation, OperationState};
 
 /// Operations that the status shows.
 const SHOWN: usize = 64;
-
-/// An order that was taken, as the tunnel remembers it.
-#[derive(Debug)]
-pub(super) struct Ordered {
-    /// Id of the operation.
-    pub(super) operation: String,
-    /// Who asked.
-    pub(super) actor: String,
-    /// Id of the rotation that carries it out, once it has begun.
-    pub(super) rotation: Option<String>,
-}
-
-impl Ordered {
-    /// Whether nothing has begun for it.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.rotation.is_none()
-    }
-}
 
 /// The last operations, oldest first.
 #[derive(Debug, Default)]
@@ -43,7 +26,7 @@ impl Operations {
         self.list.iter().cloned().collect()
     }
 
-    fn add(&mut self, operation: Operation) {
+    pub(super) fn add(&mut self, operation: Operation) {
         // One that runs stays in sight.
         if self.list.len() >= SHOWN
             && let Some(oldest) = self
@@ -132,19 +115,15 @@ impl Tunnel {
                 if let Some(running) = &self.leaf_order {
                     return Err(already(running));
                 }
-                let operation = self.open_operation(desk, "rotate server-certificate", actor);
-                self.leaf_order = Some(ordered(&operation));
-                // Somebody is there and wants to see what is wrong now.
-                self.leaf_pace.reset();
-                Ok(operation)
+                let ordered = Ordered::new(desk.moment, actor);
+                self.leaf_order = Some(ordered.clone());
+                self.promise(desk, ROTATE_SERVER_CERTIFICATE, &ordered)
             }
             Order::RotateCa { trusted, .. } => {
                 self.refuse_switch(desk, trusted)?;
-                let operation = self.open_operation(desk, "rotate ca", actor);
-                self.ca_order = Some(ordered(&operation));
-                self.ca_pace.reset();
-                self.leaf_pace.reset();
-                Ok(operation)
+                let ordered = Ordered::new(desk.moment, actor);
+                self.ca_order = Some(ordered.clone());
+                self.promise(desk, ROTATE_CA, &ordered)
             }
             Order::IssueClient {
                 name,
@@ -161,6 +140,36 @@ impl Tunnel {
         }
     }
 
+    /// Says yes to an order, once the journal has it: from then on it is carried out whatever becomes of
+    /// this process.
+    fn promise(
+        &mut self,
+        desk: &mut Desk<'_>,
+        what: &str,
+        ordered: &Ordered,
+    ) -> Result<Operation, Refusal> {
+        if let Err(error) = self.note_orders(desk) {
+            let is_it = |one: &mut Ordered| one.operation == ordered.operation;
+            self.leaf_order.take_if(is_it);
+            self.ca_order.take_if(is_it);
+            return Err(refusal(
+                format!(
+                    "the order cannot be recorded: {}",
+                    StepError::from(error).chain()
+                ),
+                "make space, or the state directory writable, and order again".to_owned(),
+            ));
+        }
+        // Somebody is there and wants to see what is wrong now.
+        self.leaf_pace.reset();
+        if what == ROTATE_CA {
+            self.ca_pace.reset();
+        }
+        let operation = running(&self.name, what, ordered, "taken");
+        desk.operations.add(operation.clone());
+        Ok(operation)
+    }
+
     /// Everything that speaks against a switch of the CA.
     fn refuse_switch(&self, desk: &Desk<'_>, trusted: bool) -> Result<(), Refusal> {
         if let Some(running) = &self.ca_order {
@@ -173,12 +182,16 @@ impl Tunnel {
                 "the last switch of the CA is not over".to_owned(),
                 if desk.moment.suspect {
                     "set the clock right; an hour after its jump the switch ends by itself"
+                        .to_owned()
                 } else if witnesses.is_empty() {
-                    "start a proxy, which has to take the new certificate; or order it again when the daemon has run for an hour without one"
+                    // Silence is neither success nor failure; whoever orders again after so long decides.
+                    let left = self.until_deserted(desk.moment.boot).as_secs().div_ceil(60);
+                    format!(
+                        "start a proxy, which takes the new certificate and so ends the switch; without one, order again in {left} min, which destroys the key of the CA before"
+                    )
                 } else {
-                    "see in: keyward status, which proxies have not followed, and restart or stop them"
-                }
-                .to_owned(),
+                    "see in: keyward status, which proxies have not followed, and restart or stop them".to_owned()
+                },
             ));
         }
         let Some(standby) = &self.ca.standby else {
@@ -225,7 +238,9 @@ impl Tunnel {
                 "check name, request and lifetime, and the alarms in: keyward status".to_owned(),
             )
         })?;
-        let mut operation = self.open_operation(desk, "issue-client", actor);
+        let ordered = Ordered::new(desk.moment, actor);
+        let mut operation = running(&self.name, "issue-client", &ordered, "taken");
+        desk.operations.add(operation.clone());
         operation.certificate = Some(certificate);
         operation.state = OperationState::Done;
         operation.detail = format!("issued for {}", profile.name);
@@ -263,22 +278,6 @@ impl Tunnel {
         };
         desk.record(&self.name, Kind::ClientCa, entry)?;
         Ok(certificate.to_pem())
-    }
-
-    fn open_operation(&self, desk: &mut Desk<'_>, what: &str, actor: &str) -> Operation {
-        let operation = Operation {
-            id: fresh_id(desk.moment),
-            what: what.to_owned(),
-            tunnel: self.name.clone(),
-            actor: actor.to_owned(),
-            state: OperationState::Running,
-            detail: "taken".to_owned(),
-            began: desk.moment.unix(),
-            ended: None,
-            certificate: None,
-        };
-        desk.operations.add(operation.clone());
-        operation
     }
 
     /// Ends the order for a rotation of the server certificate, if it belongs to this one.
@@ -348,14 +347,6 @@ impl Tunnel {
         } else {
             troubles.join("; ")
         }
-    }
-}
-
-fn ordered(operation: &Operation) -> Ordered {
-    Ordered {
-        operation: operation.id.clone(),
-        actor: operation.actor.clone(),
-        rotation: None,
     }
 }
 

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::ca::{load, reference};
 use super::issue::{describe, lint_leaf};
+use super::pending::Orders;
 use super::tunnel::{Facts, Pace, Tunnel};
 use super::{Moment, ca, leaf, unix};
 use crate::board::Publication;
@@ -76,6 +77,7 @@ pub(super) fn open(
         ca_pace: Pace::default(),
         leaf_order: None,
         ca_order: None,
+        orders_noted: Orders::default(),
     };
     count_issued(&mut tunnel.facts, journal, place.name, moment);
     let Contents { ca, leaf, .. } = contents;
@@ -185,13 +187,12 @@ fn take_ca(
     };
     // Named by its content, so that crashes here do not add up.
     let id = adopted_id(&sha256);
-    tunnel
-        .custody
+    let custody = &tunnel.custody;
+    let blobs = [Blob::CaKey(&id), Blob::CaCertificate(&id)];
+    custody
         .put(Blob::CaKey(&id), &key.to_pem())
-        .and_then(|()| {
-            let certificate = stored.certificate.to_pem();
-            tunnel.custody.put(Blob::CaCertificate(&id), &certificate)
-        })
+        .and_then(|()| custody.put(Blob::CaCertificate(&id), &stored.certificate.to_pem()))
+        .and_then(|()| custody.settle(&blobs))
         .map_err(failure)?;
     let next = authority::State {
         active: Some(reference(&id, &stored.certificate)),
@@ -273,10 +274,10 @@ fn take_leaf(
         );
         return Ok(());
     }
-    tunnel.custody.put(Blob::LeafKey(&id), &pair.key_pem())?;
-    tunnel
-        .custody
-        .put(Blob::LeafCertificate(&id), &pair.chain_pem())?;
+    let (key, certificate) = (Blob::LeafKey(&id), Blob::LeafCertificate(&id));
+    tunnel.custody.put(key, &pair.key_pem())?;
+    tunnel.custody.put(certificate, &pair.chain_pem())?;
+    tunnel.custody.settle(&[key, certificate])?;
     let now = moment.unix();
     let floor = tunnel.facts.floor;
     let next = tunnel

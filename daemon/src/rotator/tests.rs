@@ -257,17 +257,14 @@ fn the_first_turn_makes_a_ca_a_standby_and_a_certificate_and_publishes_it() {
 }
 
 #[test]
-fn an_order_without_proxies_is_done_at_once() {
+fn an_order_without_proxies_is_done_at_once_and_says_that_there_are_none() {
     let world = World::new();
     let mut engine = world.start();
     let before = world.credential();
     let operation = world.rotate(&mut engine);
-    assert_eq!(
-        operation.state,
-        OperationState::Done,
-        "{}",
-        operation.detail
-    );
+    let said = (operation.state, operation.detail.as_str());
+    let expected = "generation 2 is published, but no proxy is connected";
+    assert_eq!(said, (OperationState::Done, expected));
     let after = world.credential();
     assert_eq!(after.generation, before.generation + 1);
     assert_ne!(
@@ -295,12 +292,9 @@ fn an_order_is_done_when_every_connected_proxy_has_acknowledged() {
     world.ack("b");
     world.turn(&mut engine);
     let operation = world.operation(&operation.id);
-    assert_eq!(
-        operation.state,
-        OperationState::Done,
-        "{}",
-        operation.detail
-    );
+    let said = (operation.state, operation.detail.as_str());
+    let expected = "generation 2 is in force at every connected proxy";
+    assert_eq!(said, (OperationState::Done, expected));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use control::Role;
 use pki::{Authority, Certificate, CertifiedKey, IssueError};
 use thiserror::Error;
 
-use super::orders::{Operations, Ordered};
+use super::orders::Operations;
+use super::pending::{Ordered, Orders};
 use super::{Moment, TICK};
 use crate::board::{Board, Publication, Replica};
 use crate::config::TunnelConfig;
@@ -53,6 +54,8 @@ pub(super) struct Tunnel {
     pub(super) ca_pace: Pace,
     pub(super) leaf_order: Option<Ordered>,
     pub(super) ca_order: Option<Ordered>,
+    /// The two as the journal has them.
+    pub(super) orders_noted: Orders,
 }
 
 /// What this process knows and the journal does not.
@@ -128,7 +131,8 @@ impl Desk<'_> {
         self.journal.append(tunnel, kind, entry, now, true)
     }
 
-    /// Appends what announces no effect: if the power fails, the step before it is done once more.
+    /// Appends what announces nothing that is seen outside of the state directory: it survives the end of
+    /// the process, and if the power fails, the step before it is done once more.
     pub(super) fn note(&mut self, tunnel: &str, kind: Kind, entry: Entry) -> Result<(), DiskError> {
         let now = (self.moment.wall, self.moment.boot);
         self.journal.append(tunnel, kind, entry, now, false)
@@ -201,6 +205,13 @@ impl Tunnel {
             }
         }
         self.settle_orders(desk, &witnesses);
+        if let Err(error) = self.note_orders(desk) {
+            // Tried again in each turn; if it never works a carried out order is looked at once more.
+            let text = format!("orders: {}", StepError::from(error).chain());
+            self.trouble("orders", text);
+        } else {
+            self.well("orders");
+        }
         self.refresh_files();
         self.publish_rest(desk);
         let boot = desk.moment.boot;
@@ -252,7 +263,12 @@ impl Tunnel {
     /// Whether no proxy is in service, and this process has watched for long enough to know: after a
     /// restart they take their time to come back.
     pub(super) fn is_deserted(&self, witnesses: &[Witness], boot: Duration) -> bool {
-        witnesses.is_empty() && boot.saturating_sub(self.facts.watching_since) >= REPLICA_GRACE
+        witnesses.is_empty() && self.until_deserted(boot).is_zero()
+    }
+
+    /// How long until no proxy means that none comes back.
+    pub(super) fn until_deserted(&self, boot: Duration) -> Duration {
+        REPLICA_GRACE.saturating_sub(boot.saturating_sub(self.facts.watching_since))
     }
 
     /// Whether the time for acks is over.

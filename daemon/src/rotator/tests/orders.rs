@@ -160,8 +160,13 @@ fn a_switch_without_proxies_keeps_the_old_ca_key_until_one_has_taken_the_new_cer
     drop(engine);
     let mut engine = world.start();
     // It may be that the proxies are not back yet.
+    world.pass(HOUR / 3);
     let refused = world.order(&mut engine, switch(true)).unwrap_err();
-    assert!(refused.next.starts_with("start a proxy"), "{refused:?}");
+    assert_eq!(refused.what, "the last switch of the CA is not over");
+    assert_eq!(
+        refused.next,
+        "start a proxy, which takes the new certificate and so ends the switch; without one, order again in 40 min, which destroys the key of the CA before"
+    );
     assert!(before.iter().all(|key| ca_keys(&world).contains(key)));
     world.ack("a");
     world.turn(&mut engine);
@@ -176,7 +181,10 @@ fn the_next_switch_without_proxies_destroys_the_key_of_the_one_before() {
     let mut engine = world.start();
     let first = ca_keys(&world);
     assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Done);
-    world.pass(HOUR);
+    world.pass(HOUR - 59);
+    let early = world.order(&mut engine, switch(true)).unwrap_err();
+    assert!(early.next.contains("order again in 1 min,"), "{early:?}");
+    world.pass(60);
     world.turn(&mut engine);
     assert_eq!(ca_keys(&world).len(), 3);
     assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Done);
@@ -257,6 +265,10 @@ fn a_proxy_that_does_not_follow_keeps_the_old_ca_key_and_fails_the_order() {
     );
     let refused = world.order(&mut engine, switch(true)).unwrap_err();
     assert_eq!(refused.what, "the last switch of the CA is not over");
+    assert_eq!(
+        refused.next,
+        "see in: keyward status, which proxies have not followed, and restart or stop them"
+    );
     // Renewals go on, under the new CA.
     let renewal = world.rotate(&mut engine);
     world.ack("a");
