@@ -7,6 +7,8 @@ use tokio_rustls::rustls;
 pub(crate) const IO: &str = "io";
 /// Label of a handshake that took too long.
 pub(crate) const TIMEOUT: &str = "timeout";
+/// Label of a handshake that had to make room for a later one.
+pub(crate) const EVICTED: &str = "evicted";
 /// Label of every other failed handshake.
 pub(crate) const OTHER: &str = "other";
 

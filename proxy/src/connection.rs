@@ -54,6 +54,8 @@ pub(crate) struct Connections {
     telemetry: Arc<Telemetry>,
     http1: http1::Builder,
     http2: http2::Builder<OnTasks>,
+    /// Connections at once.
+    limit: u64,
     drain: Duration,
     cut: CancellationToken,
     offences: Pace,
@@ -89,6 +91,7 @@ impl Connections {
             telemetry,
             http1,
             http2,
+            limit: limits.connections as u64,
             drain: limits.drain,
             cut,
             offences: Pace::new(LOG_PACE),
@@ -106,7 +109,11 @@ impl Connections {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let _counted = self.telemetry.connections.hold();
+        // The door looked before the handshake, and others may have come in since.
+        let Some(_counted) = self.telemetry.connections.hold_below(self.limit) else {
+            self.telemetry.refused.increment();
+            return;
+        };
         let session = stream.get_ref().1;
         let http2 = session.alpn_protocol() == Some(b"h2");
         let client = session

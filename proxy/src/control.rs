@@ -51,6 +51,9 @@ pub(crate) enum Ended {
     /// No `welcome` in time, or something else in its place.
     #[error("the daemon did not answer the hello")]
     NoWelcome,
+    /// What was sent is not taken.
+    #[error("the daemon does not read")]
+    Deaf,
     /// The daemon closed the connection.
     #[error("the daemon closed the control channel")]
     Closed,

@@ -16,7 +16,7 @@ use control::{Credential, Leaf, Manifest, Policy, Reason, Secret};
 use process::{Failure, Tasks};
 use thiserror::Error;
 
-use crate::config::{Config, CredentialFiles};
+use crate::config::{Config, CredentialFiles, reason};
 use crate::credential::{Credentials, Refused, Source, leaf_fingerprint};
 use crate::forward::Forwarder;
 use crate::route::RouteError;
@@ -53,15 +53,6 @@ enum Unusable {
     /// The pair itself.
     #[error(transparent)]
     Refused(#[from] Refused),
-}
-
-/// Reads like the stock proxy's message.
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 /// Certificate and key files, and what was made of them last.

@@ -79,6 +79,7 @@ impl HandshakeError {
             Self::Alert(received) => alert::label(*received),
             Self::Io(_) => alert::IO,
             Self::Timeout => alert::TIMEOUT,
+            Self::Evicted => alert::EVICTED,
             _ => alert::OTHER,
         }
     }
@@ -127,10 +128,12 @@ impl Handshakes {
         self.pending.wait()
     }
 
-    /// Ends inner TLS on `stream`. Dropping the future gives the handshake up.
+    /// Ends inner TLS on `stream`, which waits in the place `waiting`. Dropping the future gives the
+    /// handshake up.
     pub(crate) async fn accept<S>(
         &self,
         stream: S,
+        waiting: &Waiting<'_>,
     ) -> Result<(TlsStream<S>, Established), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -147,6 +150,7 @@ impl Handshakes {
         let guarded = Guarded {
             begun: Some(begun),
             credentials: &self.credentials,
+            waiting,
         };
         let accept = start.into_stream(guarded.begun()?.config());
         let accepted = tokio::select! {
@@ -196,10 +200,12 @@ impl Handshakes {
     }
 }
 
-/// A handshake that counts as failed by time when it is dropped halfway.
+/// A handshake that counts as failed when it is dropped halfway: by time, unless it was the oldest of
+/// too many.
 struct Guarded<'a> {
     begun: Option<Begun>,
     credentials: &'a Credentials,
+    waiting: &'a Waiting<'a>,
 }
 
 impl Guarded<'_> {
@@ -223,7 +229,13 @@ impl Guarded<'_> {
 impl Drop for Guarded<'_> {
     fn drop(&mut self) {
         if let Some(begun) = self.begun.take() {
-            begun.failed(alert::TIMEOUT, self.credentials.boot());
+            let evicted = self.waiting.evicted.is_cancelled();
+            let label = if evicted {
+                alert::EVICTED
+            } else {
+                alert::TIMEOUT
+            };
+            begun.failed(label, self.credentials.boot());
         }
     }
 }

@@ -29,7 +29,7 @@ use process::{Clock, Drained, Failure, SystemClock, Tasks};
 use tokio_util::sync::CancellationToken;
 
 use carrier::{Carriers, Door};
-use config::{Config, RouteSource};
+use config::{Config, Limits, RouteSource};
 use connection::{Connections, LEAVE};
 use credential::{Credentials, Why};
 use forward::Forwarder;
@@ -59,26 +59,7 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
     let forwarder = Forwarder::new(&config, &tasks)?;
     let credentials = Credentials::new(clock.clone(), tasks.clone(), limits.swap_grace);
     let cut = CancellationToken::new();
-    let connections = Connections::new(
-        forwarder.clone(),
-        telemetry.clone(),
-        &limits,
-        &tasks,
-        cut.clone(),
-    );
-    let pending = limits.pending_handshakes;
-    let door = Door {
-        handshakes: Arc::new(Handshakes::new(
-            credentials.clone(),
-            telemetry.clone(),
-            pending,
-        )),
-        connections: Arc::new(connections),
-        telemetry: telemetry.clone(),
-        tasks: tasks.clone(),
-        handshake_timeout: limits.handshake_timeout,
-        limit: limits.connections,
-    };
+    let door = door(&limits, &credentials, &forwarder, &telemetry, &tasks, &cut);
 
     // Ports before work: a taken one is found out at once.
     let carriers = Carriers::bind(&config)?;
@@ -93,22 +74,7 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
     );
     let probed = Tasks::new();
     health::serve(page, config.health, &probed)?;
-    let routed = matches!(config.routes, RouteSource::Daemon).then(|| forwarder.clone());
-    if let Some(files) = &config.files {
-        let files = files::Files::new(files.clone(), &config, credentials.clone(), routed.clone());
-        tasks.essential("files", files.watch(tasks.clone()));
-    }
-    if let Some(source) = &config.control {
-        let subscriber = control::Subscriber {
-            source: source.clone(),
-            credentials: credentials.clone(),
-            forwarder: forwarder.clone(),
-            routed,
-            carriers: names,
-            tasks: tasks.clone(),
-        };
-        tasks.essential("control", subscriber.run());
-    }
+    subscribe(&config, &credentials, &forwarder, names, &tasks);
     if matches!(config.routes, RouteSource::File(_)) {
         reload::watch(options, forwarder, &tasks);
     }
@@ -122,6 +88,60 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
     drain(&tasks, &credentials, &cut, limits.shutdown_timeout).await;
     probed.stop();
     tasks.failure().or(probed.failure()).map_or(Ok(()), Err)
+}
+
+/// Where every carrier brings its connections.
+fn door(
+    limits: &Limits,
+    credentials: &Credentials,
+    forwarder: &Forwarder,
+    telemetry: &Arc<Telemetry>,
+    tasks: &Tasks,
+    cut: &CancellationToken,
+) -> Door {
+    let connections = Connections::new(
+        forwarder.clone(),
+        telemetry.clone(),
+        limits,
+        tasks,
+        cut.clone(),
+    );
+    let pending = limits.pending_handshakes;
+    let handshakes = Handshakes::new(credentials.clone(), telemetry.clone(), pending);
+    Door {
+        handshakes: Arc::new(handshakes),
+        connections: Arc::new(connections),
+        telemetry: telemetry.clone(),
+        tasks: tasks.clone(),
+        handshake_timeout: limits.handshake_timeout,
+        limit: limits.connections,
+    }
+}
+
+/// Begins to listen to those who bring credentials: files, the daemon, or both.
+fn subscribe(
+    config: &Config,
+    credentials: &Credentials,
+    forwarder: &Forwarder,
+    carriers: Vec<String>,
+    tasks: &Tasks,
+) {
+    let routed = matches!(config.routes, RouteSource::Daemon).then(|| forwarder.clone());
+    if let Some(files) = &config.files {
+        let files = files::Files::new(files.clone(), config, credentials.clone(), routed.clone());
+        tasks.essential("files", files.watch(tasks.clone()));
+    }
+    if let Some(source) = &config.control {
+        let subscriber = control::Subscriber {
+            source: source.clone(),
+            credentials: credentials.clone(),
+            forwarder: forwarder.clone(),
+            routed,
+            carriers,
+            tasks: tasks.clone(),
+        };
+        tasks.essential("control", subscriber.run());
+    }
 }
 
 /// Everything in flight gets the whole of `limit`; event streams, which never end by themselves, are

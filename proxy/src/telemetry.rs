@@ -41,6 +41,7 @@ impl Telemetry {
 
     /// Adds everything to `page`.
     pub(crate) fn page(&self, page: &mut Exposition, credentials: &Credentials, clock: &dyn Clock) {
+        process::metrics::build_info(page);
         serving(page, credentials, clock);
         let counters = [
             (
@@ -84,7 +85,7 @@ impl Telemetry {
         page.family(
             name,
             "counter",
-            "Failed handshakes by alert received, io, timeout or other.",
+            "Failed handshakes by alert received, io, timeout, evicted or other.",
         );
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         for (alert, count) in &*failures {

@@ -35,6 +35,16 @@ impl Gauge {
         Held(self)
     }
 
+    /// Adds one until the guard is dropped, unless `limit` are counted already: a bound that no race
+    /// can pass.
+    pub fn hold_below(&self, limit: u64) -> Option<Held<'_>> {
+        let room = |count| (count < limit).then_some(count + 1);
+        let held = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        held.ok().map(|_| Held(self))
+    }
+
     /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -49,6 +59,18 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Says which build this is, on `page`: the usual gauge that is always 1.
+pub fn build_info(page: &mut Exposition) {
+    let name = "keyward_build_info";
+    page.family(name, "gauge", "Which build this is.");
+    let labels = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("commit", env!("KEYWARD_COMMIT")),
+        ("target", env!("KEYWARD_TARGET")),
+    ];
+    page.sample(name, &labels, 1);
 }
 
 /// One page of metrics in the making.
@@ -104,7 +126,10 @@ mod tests {
         let gauge = Gauge::default();
         let held = gauge.hold();
         assert_eq!(gauge.get(), 1);
+        assert!(gauge.hold_below(1).is_none());
         drop(held);
         assert_eq!(gauge.get(), 0);
+        let held = gauge.hold_below(1);
+        assert!(held.is_some() && gauge.hold_below(1).is_none());
     }
 }

@@ -220,7 +220,8 @@ impl Door {
             let waiting = self.handshakes.wait();
             let complete = async {
                 let arrival = opening.await?;
-                let (stream, established) = self.handshakes.accept(arrival.stream).await?;
+                let (stream, established) =
+                    self.handshakes.accept(arrival.stream, &waiting).await?;
                 Ok((stream, established, arrival.peer, arrival.leaving))
             };
             tokio::select! {

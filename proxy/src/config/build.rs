@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::raw::{
     Raw, RawControl, RawHealth, RawLimits, RawRoutes, RawTls, RawTlsCarrier, RawUpstream, Scalar,
 };
@@ -143,17 +145,7 @@ fn domain(text: Option<&str>) -> Result<Option<String>, ConfigError> {
 }
 
 fn upstream(raw: RawUpstream) -> Result<UpstreamPolicy, ConfigError> {
-    let networks = raw.allowed_ips.unwrap_or_default();
-    let networks = networks.into_iter().map(|text| {
-        value::network(&text.0).ok_or(ConfigError::Value {
-            key: "upstream.allowed_ips",
-            value: text.0,
-            reason: "is neither an address nor a network",
-            next: "write addresses or CIDR networks, for instance 192.0.2.0/24",
-        })
-    });
-    let networks = networks.collect::<Result<Vec<_>, _>>()?;
-    let allowed_ips = (!networks.is_empty()).then_some(networks);
+    let allowed_ips = raw.allowed_ips.map(networks).transpose()?;
     let disabled = raw.disable_ip_validation.unwrap_or_default();
     if disabled && allowed_ips.is_some() {
         return Err(ConfigError::BothAddressRules);
@@ -165,6 +157,23 @@ fn upstream(raw: RawUpstream) -> Result<UpstreamPolicy, ConfigError> {
         ca_file: tls.ca_file.map(PathBuf::from),
         include_system_cas: tls.include_system_cas.unwrap_or_default(),
     })
+}
+
+/// What the list says replaces the private ranges, so an empty one would leave nothing: whoever writes
+/// it means that, or means no list, and neither may be guessed.
+fn networks(list: Vec<Scalar>) -> Result<Vec<IpNet>, ConfigError> {
+    if list.is_empty() {
+        return Err(ConfigError::NothingAllowed);
+    }
+    let networks = list.into_iter().map(|text| {
+        value::network(&text.0).ok_or(ConfigError::Value {
+            key: "upstream.allowed_ips",
+            value: text.0,
+            reason: "is neither an address nor a network",
+            next: "write addresses or CIDR networks, for instance 192.0.2.0/24",
+        })
+    });
+    networks.collect()
 }
 
 fn routes(
@@ -191,84 +200,85 @@ fn health(raw: &RawHealth) -> Result<HealthListener, ConfigError> {
 }
 
 fn limits(raw: &RawLimits, shutdown_timeout: Option<&Scalar>) -> Result<Limits, ConfigError> {
-    let defaults = Limits::default();
-    let positive = |key, text: &Option<Scalar>, default| {
-        let value = span(key, text.as_ref(), default)?;
-        if value.is_zero() {
-            return Err(ConfigError::Value {
-                key,
-                value: "0".to_owned(),
-                reason: "would refuse everything",
-                next: DURATION,
-            });
-        }
-        Ok(value)
-    };
-    let streams = raw
-        .concurrent_streams
-        .unwrap_or(defaults.concurrent_streams);
-    let pending = raw
-        .pending_handshakes
-        .unwrap_or(defaults.pending_handshakes);
-    let connections = raw.connections.unwrap_or(defaults.connections);
+    let mut limits = spans(raw)?;
+    limits.shutdown_timeout = span(
+        "shutdown_timeout",
+        shutdown_timeout,
+        limits.shutdown_timeout,
+    )?;
+    if limits.swap_grace > Limits::LONGEST_SWAP_GRACE {
+        return Err(ConfigError::Value {
+            key: "limits.swap_grace",
+            value: value::write_duration(limits.swap_grace),
+            reason: "would hold an ack back for more than a minute",
+            next: "write 60s or less; 500ms is the default",
+        });
+    }
+    let pending = raw.pending_handshakes;
+    limits.pending_handshakes = pending.unwrap_or(limits.pending_handshakes);
+    limits.connections = raw.connections.unwrap_or(limits.connections);
+    let streams = raw.concurrent_streams;
+    limits.concurrent_streams = streams.unwrap_or(limits.concurrent_streams);
+    let idle = raw.upstream_idle_connections;
+    limits.upstream_idle_connections = idle.unwrap_or(limits.upstream_idle_connections);
     for (key, zero) in [
-        ("limits.concurrent_streams", streams == 0),
-        ("limits.pending_handshakes", pending == 0),
-        ("limits.connections", connections == 0),
+        ("limits.concurrent_streams", limits.concurrent_streams == 0),
+        ("limits.pending_handshakes", limits.pending_handshakes == 0),
+        ("limits.connections", limits.connections == 0),
     ] {
         if zero {
-            return Err(ConfigError::Value {
-                key,
-                value: "0".to_owned(),
-                reason: "would refuse everything",
-                next: "write a number above zero",
-            });
+            return Err(refuses_everything(key, "write a number above zero"));
         }
     }
-    Ok(Limits {
-        handshake_timeout: positive(
+    Ok(limits)
+}
+
+/// The defaults, with the durations that are given.
+fn spans(raw: &RawLimits) -> Result<Limits, ConfigError> {
+    let mut limits = Limits::default();
+    let l = &mut limits;
+    let (handshake, grace) = (&raw.handshake_timeout, &raw.swap_grace);
+    let (connect, idle) = (&raw.connect_timeout, &raw.upstream_idle);
+    let comment = &raw.idle_comment;
+    for (key, text, limit, may_be_zero) in [
+        (
             "limits.handshake_timeout",
-            &raw.handshake_timeout,
-            defaults.handshake_timeout,
-        )?,
-        pending_handshakes: pending,
-        connections,
-        swap_grace: span(
-            "limits.swap_grace",
-            raw.swap_grace.as_ref(),
-            defaults.swap_grace,
-        )?,
-        drain: span("limits.drain", raw.drain.as_ref(), defaults.drain)?,
-        shutdown_timeout: span(
-            "shutdown_timeout",
-            shutdown_timeout,
-            defaults.shutdown_timeout,
-        )?,
-        idle_comment: span(
-            "limits.idle_comment",
-            raw.idle_comment.as_ref(),
-            defaults.idle_comment,
-        )?,
-        idle_timeout: positive(
+            handshake,
+            &mut l.handshake_timeout,
+            false,
+        ),
+        (
             "limits.idle_timeout",
             &raw.idle_timeout,
-            defaults.idle_timeout,
-        )?,
-        connect_timeout: positive(
+            &mut l.idle_timeout,
+            false,
+        ),
+        (
             "limits.connect_timeout",
-            &raw.connect_timeout,
-            defaults.connect_timeout,
-        )?,
-        concurrent_streams: streams,
-        upstream_idle: span(
-            "limits.upstream_idle",
-            raw.upstream_idle.as_ref(),
-            defaults.upstream_idle,
-        )?,
-        upstream_idle_connections: raw
-            .upstream_idle_connections
-            .unwrap_or(defaults.upstream_idle_connections),
-    })
+            connect,
+            &mut l.connect_timeout,
+            false,
+        ),
+        ("limits.swap_grace", grace, &mut l.swap_grace, true),
+        ("limits.drain", &raw.drain, &mut l.drain, true),
+        ("limits.idle_comment", comment, &mut l.idle_comment, true),
+        ("limits.upstream_idle", idle, &mut l.upstream_idle, true),
+    ] {
+        *limit = span(key, text.as_ref(), *limit)?;
+        if limit.is_zero() && !may_be_zero {
+            return Err(refuses_everything(key, DURATION));
+        }
+    }
+    Ok(limits)
+}
+
+fn refuses_everything(key: &'static str, next: &'static str) -> ConfigError {
+    ConfigError::Value {
+        key,
+        value: "0".to_owned(),
+        reason: "would refuse everything",
+        next,
+    }
 }
 
 fn span(

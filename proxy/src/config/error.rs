@@ -46,6 +46,8 @@ pub enum ConfigError {
     BareRoute { route: String },
     #[error("upstream.allowed_ips and upstream.disable_ip_validation exclude each other")]
     BothAddressRules,
+    #[error("upstream.allowed_ips is an empty list, with which nothing could be dialled")]
+    NothingAllowed,
     #[error("no carrier is configured")]
     NoCarrier,
     #[error("no source of a server certificate is configured")]
@@ -89,6 +91,9 @@ impl ConfigError {
             Self::BothAddressRules => {
                 "remove upstream.disable_ip_validation and keep the list".to_owned()
             }
+            Self::NothingAllowed => {
+                "remove the key for the private ranges, or list the networks of your upstreams".to_owned()
+            }
             Self::NoCarrier => "set listen_addr, for instance \":8080\", or carriers.tls.listen_addr".to_owned(),
             Self::NoCredentialSource => {
                 "set tls.cert_file and tls.key_file, or control.socket".to_owned()
@@ -130,8 +135,8 @@ fn open_next(path: &std::path::Path, error: &io::Error) -> String {
     }
 }
 
-/// The system's word for an error as Go prints it, without Rust's `(os error N)`.
-fn reason(error: &io::Error) -> String {
+/// The system's word for an error as the stock proxy, a Go program, prints it, without Rust's `(os error N)`.
+pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();

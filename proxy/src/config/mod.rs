@@ -23,6 +23,7 @@ use process::{Clock, Failure, SystemClock};
 
 pub(crate) use check::certificates;
 pub use error::ConfigError;
+pub(crate) use error::reason;
 pub use raw::{Raw, parse};
 
 /// Where the file is looked for when the command line does not say: the stock proxy's two places.
@@ -156,6 +157,8 @@ impl Limits {
     pub const CONNECTIONS: usize = 10_000;
     /// `architecture.md`: the longest that an ack waits for handshakes in flight.
     pub const SWAP_GRACE: Duration = Duration::from_millis(500);
+    /// The longest that `swap_grace` may be: so long a withdrawn certificate could still be shown.
+    pub const LONGEST_SWAP_GRACE: Duration = Duration::from_secs(60);
     /// As long as a shutdown gives them.
     pub const DRAIN: Duration = Duration::from_secs(30);
     /// The stock proxy's default, and Kubernetes' grace period.

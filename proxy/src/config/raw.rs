@@ -2,16 +2,20 @@
 //!
 //! The stock proxy's keys and ours in one place; [`parse`] is pure and takes any text.
 
-use std::collections::BTreeMap;
+mod routes;
+
 use std::fmt;
 
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::ConfigError;
+use routes::UNFIT;
+
+pub(super) use routes::RawRoutes;
 
 /// Every key, with its sections, for the hint at a misspelt one.
-const KEYS: [&str; 37] = [
+pub(super) const KEYS: [&str; 37] = [
     "carriers",
     "carriers.tls",
     "carriers.tls.listen_addr",
@@ -174,98 +178,6 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// `routes`: a flat map, or the word `daemon`.
-#[derive(Debug)]
-pub(super) enum RawRoutes {
-    Daemon,
-    Map(BTreeMap<String, control::Route>),
-}
-
-impl<'de> Deserialize<'de> for RawRoutes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MapOrWord;
-        impl<'de> Visitor<'de> for MapOrWord {
-            type Value = RawRoutes;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of names to upstreams, or the word daemon")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawRoutes, E> {
-                match text {
-                    "daemon" => Ok(RawRoutes::Daemon),
-                    _ => Err(E::custom(Misfit("!!str"))),
-                }
-            }
-
-            // The text of the stock proxy, which operators look for.
-            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<RawRoutes, A::Error> {
-                Err(de::Error::custom(Misfit("!!seq")))
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<RawRoutes, E> {
-                Ok(RawRoutes::Map(BTreeMap::new()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawRoutes, A::Error> {
-                let mut routes = BTreeMap::new();
-                while let Some((Scalar(name), RawRoute(route))) = map.next_entry()? {
-                    routes.insert(name, route);
-                }
-                Ok(RawRoutes::Map(routes))
-            }
-        }
-        deserializer.deserialize_any(MapOrWord)
-    }
-}
-
-struct Misfit(&'static str);
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot unmarshal {} into map[string]string", self.0)
-    }
-}
-
-struct RawRoute(control::Route);
-
-impl<'de> Deserialize<'de> for RawRoute {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// [`control::Route`] tolerates unknown keys for the sake of newer daemons; a file does not.
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Long {
-            upstream: String,
-            #[serde(default)]
-            preserve_host: bool,
-        }
-        struct TextOrMap;
-        impl<'de> Visitor<'de> for TextOrMap {
-            type Value = RawRoute;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("scheme://host:port, or a map with the key upstream")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawRoute, E> {
-                Ok(RawRoute(control::Route {
-                    upstream: text.to_owned(),
-                    preserve_host: false,
-                }))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawRoute, A::Error> {
-                let long = Long::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(RawRoute(control::Route {
-                    upstream: long.upstream,
-                    preserve_host: long.preserve_host,
-                }))
-            }
-        }
-        deserializer.deserialize_any(TextOrMap)
-    }
-}
-
 /// Reads a configuration file. Pure, for any text: what it means is decided afterwards.
 ///
 /// # Errors
@@ -293,7 +205,7 @@ fn refusal(error: &serde_saphyr::Error) -> ConfigError {
             key: key.clone().unwrap_or_default(),
             line,
         },
-        serde_saphyr::Error::Message { msg, .. } if msg.starts_with("cannot unmarshal") => {
+        serde_saphyr::Error::Message { msg, .. } if msg.starts_with(UNFIT) => {
             ConfigError::RoutesShape {
                 detail: msg.clone(),
                 line,
@@ -306,13 +218,17 @@ fn refusal(error: &serde_saphyr::Error) -> ConfigError {
 }
 
 /// The known key that `key` was most likely meant to be: one of its own section, unless one of
-/// another section is nearer.
+/// another section is nearer and at least half of it.
 fn nearest(key: &str, section: &[&'static str]) -> &'static str {
     let distance = |known: &str| distance(key, known.rsplit('.').next().unwrap_or(known));
     let near = section.iter().copied().min_by_key(|known| distance(known));
     let far = KEYS.into_iter().min_by_key(|known| distance(known));
     match (near, far) {
-        (Some(near), Some(far)) if distance(near) <= distance(far) => near,
+        (Some(near), Some(far))
+            if distance(near) <= distance(far) || distance(far) * 2 > key.chars().count() =>
+        {
+            near
+        }
         (_, Some(far)) => far,
         (near, None) => near.unwrap_or_default(),
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use control::{
-    Ack, Bye, Credential, FrameError, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader,
-    Reason, Report, Resource, Role, Version, Writer,
+    Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason, Report,
+    Resource, Role, Version, Writer,
 };
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -20,6 +20,12 @@ use crate::credential::{Refused, Source};
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// ... and at least this often, so that silence means something.
 const REPORT_AT_LEAST: Duration = Duration::from_secs(5);
+
+/// A daemon that has not read what is sent to it for this long is stuck, and a stuck one is better dialled
+/// anew: the buffers between hold hundreds of messages.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// Nobody waits longer to take leave.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A subscription that was welcomed.
 pub(super) struct Session<'a> {
@@ -81,7 +87,7 @@ impl<'a> Session<'a> {
                     self.take(message).await?;
                 }
                 Some(ack) = self.settling.next() => {
-                    self.writer.send(&FromSubscriber::Ack(ack)).await?;
+                    self.send(FromSubscriber::Ack(ack)).await?;
                 }
                 _ = tick.tick() => self.report().await?,
                 () = tasks.stopping() => return self.leave().await,
@@ -89,7 +95,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn take(&mut self, message: FromDaemon) -> Result<(), FrameError> {
+    async fn take(&mut self, message: FromDaemon) -> Result<(), Ended> {
         match message {
             FromDaemon::Credential(credential) => self.credential(&credential).await,
             FromDaemon::Policy(policy) => self.policy(policy).await,
@@ -102,7 +108,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn credential(&mut self, credential: &Credential) -> Result<(), FrameError> {
+    async fn credential(&mut self, credential: &Credential) -> Result<(), Ended> {
         let (tunnel, generation) = (credential.tunnel.clone(), credential.generation);
         match self
             .subscriber
@@ -132,7 +138,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn policy(&mut self, policy: Policy) -> Result<(), FrameError> {
+    async fn policy(&mut self, policy: Policy) -> Result<(), Ended> {
         // Denials first: a route that cannot be used must not keep a thief connected.
         let mut refused = self.subscriber.credentials.deny(&policy).err();
         let Policy {
@@ -160,7 +166,15 @@ impl<'a> Session<'a> {
             generation,
             leaf_sha256: None,
         };
-        self.writer.send(&FromSubscriber::Ack(ack)).await
+        self.send(FromSubscriber::Ack(ack)).await
+    }
+
+    /// Sends within [`SEND_LIMIT`]; after an error the connection is of no use.
+    async fn send(&mut self, message: FromSubscriber) -> Result<(), Ended> {
+        match tokio::time::timeout(SEND_LIMIT, self.writer.send(&message)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(Ended::Deaf),
+        }
     }
 
     async fn nack(
@@ -169,18 +183,18 @@ impl<'a> Session<'a> {
         tunnel: String,
         generation: u64,
         reason: Reason,
-    ) -> Result<(), FrameError> {
+    ) -> Result<(), Ended> {
         let nack = Nack {
             resource,
             tunnel,
             generation,
             reason,
         };
-        self.writer.send(&FromSubscriber::Nack(nack)).await
+        self.send(FromSubscriber::Nack(nack)).await
     }
 
     /// Sends a report, if it is time for one.
-    async fn report(&mut self) -> Result<(), FrameError> {
+    async fn report(&mut self) -> Result<(), Ended> {
         let forwarder = &self.subscriber.forwarder;
         let report = Report {
             tunnels: self.subscriber.credentials.report(&forwarder.route_names()),
@@ -191,9 +205,7 @@ impl<'a> Session<'a> {
             .as_ref()
             .is_none_or(|(last, at)| *last != report || at.elapsed() >= REPORT_AT_LEAST);
         if due {
-            self.writer
-                .send(&FromSubscriber::Report(report.clone()))
-                .await?;
+            self.send(FromSubscriber::Report(report.clone())).await?;
             self.reported = Some((report, Instant::now()));
         }
         Ok(())
@@ -203,6 +215,10 @@ impl<'a> Session<'a> {
         let bye = Bye {
             why: "the proxy stops".to_owned(),
         };
-        Ok(self.writer.send(&FromSubscriber::Bye(bye)).await?)
+        let bye = FromSubscriber::Bye(bye);
+        let leaving = self.writer.send(&bye);
+        // Whoever does not read it will see the end of the connection.
+        let left = tokio::time::timeout(LEAVE_LIMIT, leaving).await;
+        Ok(left.unwrap_or(Ok(()))?)
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 
 use super::Caller;
-use super::events::{COMMENT, Pace, Position};
+use super::events::{COMMENT, Position, Silence};
 use crate::upstream::{Link, Upstream};
 
 /// An event stream that is told to end may finish its open event for this long.
@@ -136,7 +136,7 @@ pub(super) struct Relay {
 struct Events {
     position: Position,
     /// `None`: no comments.
-    pace: Option<Pace>,
+    pace: Option<Silence>,
     /// Time is up: ends with the open event, or when this is over.
     last: Option<Pin<Box<Sleep>>>,
 }
@@ -177,7 +177,7 @@ impl Relay {
     pub(super) fn with_events(&mut self, idle: Duration) {
         self.events = Some(Events {
             position: Position::START,
-            pace: (!idle.is_zero()).then(|| Pace::new(idle)),
+            pace: (!idle.is_zero()).then(|| Silence::new(idle)),
             last: None,
         });
     }

@@ -39,7 +39,6 @@ pub(super) fn begin(
     call: Call,
     caller: Arc<Caller>,
 ) -> Answering {
-    call.entry.calls.increment();
     match call.entry.upstream.idle() {
         Some(mut link) => {
             let answer = link.send(request);

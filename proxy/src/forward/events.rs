@@ -1,4 +1,4 @@
-//! Where an event stream may be interrupted, and by what. Pure, but for the clock in [`Pace`].
+//! Where an event stream may be interrupted, and by what. Pure, but for the clock in [`Silence`].
 //!
 //! The format is WHATWG HTML §9.2.5: lines end with LF, CR or CRLF, an empty line ends an event, a
 //! line that begins with a colon is a comment and means nothing.
@@ -115,15 +115,15 @@ impl Position {
     }
 }
 
-/// When the next comment is due.
+/// How long nothing was said, and so when the next comment is due.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Silence {
     interval: Duration,
     last: Instant,
     sleep: Pin<Box<Sleep>>,
 }
 
-impl Pace {
+impl Silence {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval,
@@ -283,7 +283,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_comment_is_due_only_after_a_whole_interval_of_silence() {
-        let mut pace = Pace::new(Duration::from_secs(10));
+        let mut pace = Silence::new(Duration::from_secs(10));
         tokio::time::advance(Duration::from_secs(8)).await;
         pace.spoke();
         let begun = Instant::now();

@@ -147,6 +147,8 @@ impl Forwarder {
     pub fn forward(&self, request: Request<Incoming>, caller: Arc<Caller>) -> Forwarding {
         match self.0.receive(request, &caller) {
             Ok((request, call)) => {
+                // Here, since a call may be begun twice: on a connection that turns out to be closed.
+                call.entry.calls.increment();
                 Forwarding(Step::Waiting(call::begin(&self.0, request, call, caller)))
             }
             Err(refused) => Forwarding(Step::Refused(Some(refused))),

@@ -318,3 +318,28 @@ async fn a_stop_says_bye() {
     let drained = stand.proxy.tasks.drain(Duration::from_secs(20)).await;
     assert_eq!(drained, process::Drained::Clean);
 }
+
+#[tokio::test]
+async fn a_daemon_that_does_not_read_is_left_and_dialled_again() {
+    let (ca, stand) = (Ca::new(), Stand::new(None).await);
+    // A report names the routes that the leaf does not cover: with these it fits into no buffer.
+    let route = control::Route {
+        upstream: "http://127.0.0.1:1".to_owned(),
+        preserve_host: false,
+    };
+    let label = "x".repeat(60);
+    let name = |number| format!("{label}.{label}.{label}.r{number}.example");
+    let routes = (0..4000).map(|number| (name(number), route.clone()));
+    let forwarder = &stand.proxy.forwarder;
+    forwarder
+        .set_routes(Some("main"), routes.collect())
+        .unwrap();
+    let (_, mut deaf) = stand.subscription().await;
+    deaf.send(FromDaemon::Credential(ca.credential(1))).await;
+    let Some(FromSubscriber::Ack(_)) = deaf.next().await else {
+        panic!("the credential is good");
+    };
+    tokio::time::pause();
+    let (hello, _) = stand.subscription().await;
+    assert_eq!(hello.serving[0].generation, 1);
+}

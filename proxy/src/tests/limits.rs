@@ -1,11 +1,15 @@
 //! Whoever says nothing, or says it slowly, harms nobody.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use process::Clock;
+use process::metrics::Exposition;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::ClientConnection;
 
-use super::world::{Ca, Caller, Pipes, Proxy, read_rest, until, within};
+use super::world::{Ca, Caller, NAME, Pipes, Proxy, read_rest, until, within};
 
 #[tokio::test]
 async fn of_too_many_silent_connections_the_oldest_go_and_a_call_gets_through() {
@@ -63,6 +67,80 @@ async fn beyond_the_limit_a_connection_is_refused_and_room_is_made_again() {
     until("one has gone", || proxy.telemetry.connections.get() == 1).await;
     let mut fourth = proxy.call(&Caller::new(&[&ca])).await;
     proxy.ask(&mut fourth).await;
+}
+
+#[tokio::test]
+async fn handshakes_that_race_for_the_last_place_do_not_share_it() {
+    let (ca, proxy) = (Ca::new(), Proxy::with("  connections: 1\n").await);
+    proxy.offer(&ca.credential(1)).settled().await;
+    let (first, second) = (
+        TcpStream::connect(proxy.tls).await.unwrap(),
+        TcpStream::connect(proxy.tls).await.unwrap(),
+    );
+    // Both are let in while nobody is established.
+    until("both are accepted", || proxy.telemetry.accepted.get() == 2).await;
+    let caller = Caller::new(&[&ca]);
+    let mut first = within("a handshake", caller.connect(first)).await.unwrap();
+    until("it is established", || {
+        proxy.telemetry.connections.get() == 1
+    })
+    .await;
+    let mut second = within("a handshake", caller.connect(second)).await.unwrap();
+    assert_eq!(read_rest(&mut second).await, "");
+    assert_eq!(proxy.telemetry.refused.get(), 1);
+    proxy.ask(&mut first).await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_had_to_make_room_is_counted_as_that() {
+    let (ca, proxy) = (Ca::new(), Proxy::with("  pending_handshakes: 1\n").await);
+    proxy.offer(&ca.credential(1)).settled().await;
+    let mut half = TcpStream::connect(proxy.tls).await.unwrap();
+    half.write_all(&client_hello(&ca)).await.unwrap();
+    // Its answer says that the handshake has begun.
+    let mut byte = [0];
+    within("the server's hello", half.read_exact(&mut byte))
+        .await
+        .unwrap();
+    let _later = TcpStream::connect(proxy.tls).await.unwrap();
+    until("the older one is ended", || {
+        proxy.credentials.report(&[])[0]
+            .failures
+            .contains_key("evicted")
+    })
+    .await;
+    let failures = &proxy.credentials.report(&[])[0].failures;
+    assert_eq!(
+        failures.iter().collect::<Vec<_>>(),
+        [(&"evicted".to_owned(), &1)]
+    );
+    let page = metrics(&proxy);
+    let line = "keyward_handshake_alerts_total{alert=\"evicted\"} 1\n";
+    assert!(page.contains(line), "{page}");
+}
+
+/// The first flight of a caller.
+fn client_hello(ca: &Ca) -> Vec<u8> {
+    let config = Arc::new(Caller::new(&[ca]).config);
+    let mut caller = ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    caller.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+fn metrics(proxy: &Proxy) -> String {
+    let mut page = Exposition::default();
+    let clock: &dyn Clock = &*proxy.clock;
+    proxy.telemetry.page(&mut page, &proxy.credentials, clock);
+    page.finish()
+}
+
+#[tokio::test]
+async fn metrics_say_which_build_this_is() {
+    let page = metrics(&Proxy::start().await);
+    let version = env!("CARGO_PKG_VERSION");
+    let line = format!("keyward_build_info{{version=\"{version}\",commit=\"");
+    assert!(page.contains(&line), "{page}");
 }
 
 #[tokio::test]

@@ -91,7 +91,8 @@ async fn interrupted(
         between().await;
         pipe.let_go(&rest).await;
     };
-    let accept = pipes.handshakes.accept(far);
+    let waiting = pipes.handshakes.wait();
+    let accept = pipes.handshakes.accept(far, &waiting);
     let both = async { tokio::join!(caller, accept) };
     tokio::select! {
         biased;

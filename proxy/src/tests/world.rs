@@ -19,10 +19,10 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls, server};
 use tokio_util::sync::CancellationToken;
 
-use crate::carrier::{Carriers, Door};
+use crate::carrier::Carriers;
 use crate::config::Config;
-use crate::connection::Connections;
 use crate::credential::{Credentials, Established, Published, Source, fingerprint};
+use crate::door;
 use crate::forward::Forwarder;
 use crate::handshake::{HandshakeError, Handshakes};
 use crate::telemetry::Telemetry;
@@ -284,7 +284,8 @@ impl Pipes {
             Ok(stream)
         };
         let proxy = async {
-            let mut accepted = self.handshakes.accept(far).await;
+            let waiting = self.handshakes.wait();
+            let mut accepted = self.handshakes.accept(far, &waiting).await;
             if let Ok((stream, _)) = &mut accepted {
                 let _ = stream.write_all(b"x").await;
                 let _ = stream.flush().await;
@@ -340,23 +341,7 @@ impl Proxy {
         let forwarder = Forwarder::new(&config, &tasks).unwrap();
         let credentials = Credentials::new(clock.clone(), tasks.clone(), limits.swap_grace);
         let cut = CancellationToken::new();
-        let connections = Connections::new(
-            forwarder.clone(),
-            telemetry.clone(),
-            &limits,
-            &tasks,
-            cut.clone(),
-        );
-        let pending = limits.pending_handshakes;
-        let handshakes = Handshakes::new(credentials.clone(), telemetry.clone(), pending);
-        let door = Door {
-            handshakes: Arc::new(handshakes),
-            connections: Arc::new(connections),
-            telemetry: telemetry.clone(),
-            tasks: tasks.clone(),
-            handshake_timeout: limits.handshake_timeout,
-            limit: limits.connections,
-        };
+        let door = door(&limits, &credentials, &forwarder, &telemetry, &tasks, &cut);
         let carriers = Carriers::bind(&config).unwrap();
         let [web, tls] = carriers.addresses()[..] else {
             panic!("two carriers");

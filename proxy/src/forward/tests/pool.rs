@@ -1,5 +1,6 @@
 //! Connections to an upstream are used again, and one that it closed costs nobody a call.
 
+use process::metrics::Exposition;
 use tokio::io::AsyncReadExt;
 
 use super::{GET, OK, Peer, Proxy, Upstream, call, within};
@@ -50,6 +51,12 @@ async fn a_connection_that_was_closed_while_idle_costs_no_call() {
             .await;
         assert!(caller.until("ok").await.starts_with("HTTP/1.1 200 OK"));
     }
+    // However often a call was begun, it was one.
+    let mut page = Exposition::default();
+    proxy.forwarder.metrics(&mut page);
+    let page = page.finish();
+    let calls = "keyward_proxy_requests_total{tunnel=\"\",route=\"docs\"} 40\n";
+    assert!(page.contains(calls), "{page}");
 }
 
 #[tokio::test]
