@@ -19,13 +19,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use process::Tasks;
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::carrier::Leaving;
+use crate::carrier::{Leaving, Stream};
 use crate::config::Limits;
 use crate::credential::{Established, Why, fingerprint};
 use crate::forward::{Caller, Forwarder};
@@ -100,15 +99,13 @@ impl Connections {
     }
 
     /// Answers requests until the connection ends. Dropping the future closes it.
-    pub(crate) async fn serve<S>(
+    pub(crate) async fn serve(
         &self,
-        stream: TlsStream<S>,
+        stream: TlsStream<Stream>,
         established: Established,
         peer: Option<SocketAddr>,
         leaving: Leaving,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) {
         // The door looked before the handshake, and others may have come in since.
         let Some(_counted) = self.telemetry.connections.hold_below(self.limit) else {
             self.telemetry.refused.increment();

@@ -1,14 +1,13 @@
 //! `bench footprint`: what the proxy takes without doing anything.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use process::Failure;
 
 use crate::command::say;
 use crate::figure::{Findings, PAIRS, median};
 use crate::machine::output;
-use crate::ours;
+use crate::ours::{self, shipped_proxy};
 use crate::peers::{Workshop, upstream};
 
 /// Measures it.
@@ -51,11 +50,6 @@ async fn packages() -> Result<f64, Failure> {
 }
 
 fn size() -> Option<f64> {
-    let here = std::env::current_exe().ok()?;
-    let path = here
-        .parent()
-        .and_then(Path::parent)?
-        .join("dist/keyward-proxy");
-    let bytes = std::fs::metadata(path).ok()?.len();
+    let bytes = std::fs::metadata(shipped_proxy().ok()?).ok()?.len();
     Some(f64::from(u32::try_from(bytes).ok()?))
 }

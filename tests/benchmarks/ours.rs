@@ -1,4 +1,4 @@
-//! Our own proxy as it is measured: release build, certificate from files, one route, `log_level: warn` into a file, as its
+//! Our own proxy as it is measured: the build that is shipped, certificate from files, one route, `log_level: warn` into a file, as its
 //! peers have their access logs off.
 
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ pub(crate) async fn proxy(shop: &Workshop, upstream: SocketAddr) -> Result<Ours,
             shop.path("key.pem").display(),
         ),
     )?;
-    let program = program("keyward-proxy")?;
+    let program = shipped_proxy()?;
     let server = launch(
         shop,
         MEASURED,
@@ -42,11 +42,12 @@ pub(crate) async fn proxy(shop: &Workshop, upstream: SocketAddr) -> Result<Ours,
     Ok(Ours { server, websocket })
 }
 
-/// A program of the same build as this one.
-pub(crate) fn program(name: &str) -> Result<PathBuf, Failure> {
+/// The proxy of the profile `dist`, whose folder is beside that of this program.
+pub(crate) fn shipped_proxy() -> Result<PathBuf, Failure> {
     let here = std::env::current_exe()
         .map_err(|error| Failure::internal("cannot find this program").caused_by(&error))?;
-    let path = here.with_file_name(name);
+    let target = here.ancestors().nth(2).unwrap_or(&here);
+    let path = target.join("dist/keyward-proxy");
     if path.exists() {
         return Ok(path);
     }

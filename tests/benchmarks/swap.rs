@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::command::say;
 use crate::figure::Findings;
 use crate::machine::{MEASURED, output, resident_mib};
+use crate::ours::shipped_proxy;
 
 /// Pairs of windows, and how long each is.
 const WINDOWS: u32 = 20;
@@ -27,9 +28,9 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// Time between two rotations in a window with rotations.
 const PACE: Duration = Duration::from_millis(100);
 
-/// What a caller waits between two calls. Without it the callers' own core is full, and what is measured is their queue –
+/// What a caller waits between two calls, on average. Without it the callers' own core is full, and what is measured is their queue –
 /// in which the daemon stands too and makes no ten rotations a second.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Swaps over which resident memory is compared.
 const SWAPS: u32 = 10_000;
@@ -39,7 +40,8 @@ const WARM: Duration = Duration::from_secs(5);
 
 /// Measures all of it.
 pub(crate) async fn run(findings: &mut Findings, tasks: &Tasks) -> Result<(), Failure> {
-    let programs = Programs::beside().map_err(|error| error.failure())?;
+    let mut programs = Programs::beside().map_err(|error| error.failure())?;
+    programs.proxy = shipped_proxy()?;
     let mut options = StackOptions::new(programs);
     "warn".clone_into(&mut options.log_level);
     let stack = Stack::start(options, tasks)

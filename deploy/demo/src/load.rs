@@ -12,6 +12,7 @@ use process::Tasks;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
+use crate::connector::random;
 use crate::client::{CallError, Http, HttpVersion, Revision, Session, Target, Transport};
 use crate::ledger::Ledger;
 use crate::sample::TOOLS;
@@ -79,7 +80,7 @@ pub struct Plan {
     pub server: Server,
     /// Callers a lane, each with one short call in flight.
     pub callers: usize,
-    /// Time between two calls of a caller.
+    /// Time between two calls of a caller, on average: half of it to one and a half, lest callers march in step.
     pub pause: Duration,
     /// Counting streams in flight a lane.
     pub streams: usize,
@@ -159,7 +160,7 @@ impl Load {
             tasks.spawn(self.callers.track_future(async move {
                 while !context.stopped() {
                     context.short(&session, server).await;
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(scattered(pause)).await;
                 }
             }));
         }
@@ -273,4 +274,10 @@ fn expect(answer: &str, expected: &str) -> Result<(), CallError> {
         answer.len(),
         expected.len()
     )))
+}
+
+/// Half of `pause` to one and a half.
+fn scattered(pause: Duration) -> Duration {
+    let share = u32::try_from(random() % 1024).unwrap_or_default();
+    pause / 2 + pause * share / 1024
 }

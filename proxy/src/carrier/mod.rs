@@ -4,6 +4,7 @@
 //! of them. A carrier that dials instead of listening hands its streams to `Door::receive` itself.
 
 mod proxy_protocol;
+mod stream;
 mod tls;
 mod websocket;
 
@@ -15,13 +16,13 @@ use std::time::Duration;
 
 use process::{Exit, Failure, Tasks};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) use proxy_protocol::HeaderError;
 pub use proxy_protocol::probe as read_proxy_header;
+pub(crate) use stream::Stream;
 pub(crate) use tls::Tls;
-pub(crate) use websocket::Web;
+pub(crate) use websocket::{Web, WebSocket};
 pub use websocket::probe as read_frames;
 
 use crate::config::Config;
@@ -67,8 +68,8 @@ impl Leaving {
 }
 
 /// A byte stream on which inner TLS may begin.
-pub(crate) struct Arrival<S> {
-    pub(crate) stream: S,
+pub(crate) struct Arrival {
+    pub(crate) stream: Stream,
     /// As far as the carrier knows it.
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) leaving: Leaving,
@@ -76,8 +77,6 @@ pub(crate) struct Arrival<S> {
 
 /// Opens one kind of carrier on an accepted socket.
 pub(crate) trait Carrier: Clone + Send + Sync + 'static {
-    /// What inner TLS runs on.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// As reports, metrics and logs call it.
     const NAME: &'static str;
 
@@ -86,7 +85,7 @@ pub(crate) trait Carrier: Clone + Send + Sync + 'static {
         &self,
         socket: TcpStream,
         peer: SocketAddr,
-    ) -> impl Future<Output = Result<Arrival<Self::Stream>, CarrierError>> + Send;
+    ) -> impl Future<Output = Result<Arrival, CarrierError>> + Send;
 }
 
 /// The carriers that listen, bound and not yet served.
@@ -209,13 +208,11 @@ impl Door {
     }
 
     /// Takes a stream from its carrier's opening to its end.
-    pub(crate) async fn receive<S>(
+    pub(crate) async fn receive(
         self,
         carrier: &'static str,
-        opening: impl Future<Output = Result<Arrival<S>, CarrierError>>,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+        opening: impl Future<Output = Result<Arrival, CarrierError>>,
+    ) {
         let result = {
             let waiting = self.handshakes.wait();
             let complete = async {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::{Arrival, Carrier, CarrierError, Leaving, proxy_protocol};
+use super::{Arrival, Carrier, CarrierError, Leaving, Stream, proxy_protocol};
 
 /// Settings of the carrier.
 #[derive(Clone, Copy, Debug)]
@@ -15,14 +15,13 @@ pub(crate) struct Tls {
 }
 
 impl Carrier for Tls {
-    type Stream = TcpStream;
     const NAME: &'static str = "tls";
 
     async fn open(
         &self,
         mut socket: TcpStream,
         peer: SocketAddr,
-    ) -> Result<Arrival<TcpStream>, CarrierError> {
+    ) -> Result<Arrival, CarrierError> {
         let peer = if self.proxy_protocol {
             // A health check of the load balancer itself says LOCAL and names nobody.
             proxy_protocol::read(&mut socket).await?.unwrap_or(peer)
@@ -30,7 +29,7 @@ impl Carrier for Tls {
             peer
         };
         Ok(Arrival {
-            stream: socket,
+            stream: Stream::Tcp(socket),
             peer: Some(peer),
             leaving: Leaving::default(),
         })

@@ -29,7 +29,7 @@ use tokio::net::TcpStream;
 
 pub(crate) use stream::WebSocket;
 
-use super::{Arrival, Carrier, CarrierError, Leaving};
+use super::{Arrival, Carrier, CarrierError, Leaving, Stream};
 use crate::token::lists;
 
 /// The request that opens a WebSocket; cloudflared adds some headers, callers some more.
@@ -42,14 +42,13 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 pub(crate) struct Web;
 
 impl Carrier for Web {
-    type Stream = WebSocket<TcpStream>;
     const NAME: &'static str = "websocket";
 
     async fn open(
         &self,
         socket: TcpStream,
         peer: SocketAddr,
-    ) -> Result<Arrival<Self::Stream>, CarrierError> {
+    ) -> Result<Arrival, CarrierError> {
         let opened = AtomicBool::new(false);
         let service = service_fn(async |request: Request<Incoming>| {
             let answer = answer(request.method(), request.version(), request.headers());
@@ -71,7 +70,11 @@ impl Carrier for Web {
         }
         let leaving = Leaving::default();
         Ok(Arrival {
-            stream: WebSocket::new(socket, parts.read_buf, leaving.clone()),
+            stream: Stream::WebSocket(WebSocket::new(
+                socket,
+                parts.read_buf,
+                leaving.clone(),
+            )),
             peer: Some(peer),
             leaving,
         })
