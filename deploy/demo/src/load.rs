@@ -12,8 +12,8 @@ use process::Tasks;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
-use crate::connector::random;
 use crate::client::{CallError, Http, HttpVersion, Revision, Session, Target, Transport};
+use crate::connector::random;
 use crate::ledger::Ledger;
 use crate::sample::TOOLS;
 use crate::trust::Trust;

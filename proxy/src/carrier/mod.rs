@@ -22,8 +22,8 @@ pub(crate) use proxy_protocol::HeaderError;
 pub use proxy_protocol::probe as read_proxy_header;
 pub(crate) use stream::Stream;
 pub(crate) use tls::Tls;
-pub(crate) use websocket::{Web, WebSocket};
 pub use websocket::probe as read_frames;
+pub(crate) use websocket::{Web, WebSocket};
 
 use crate::config::Config;
 use crate::connection::Connections;

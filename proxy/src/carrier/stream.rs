@@ -12,7 +12,7 @@ use super::WebSocket;
 /// Bytes of inner TLS from and to a peer.
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    WebSocket(WebSocket<TcpStream>),
+    WebSocket(Box<WebSocket<TcpStream>>),
 }
 
 macro_rules! each {
@@ -23,7 +23,7 @@ macro_rules! each {
                 $call
             }
             Stream::WebSocket(inner) => {
-                let $stream = Pin::new(inner);
+                let $stream = Pin::new(&mut **inner);
                 $call
             }
         }

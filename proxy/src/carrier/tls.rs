@@ -17,11 +17,7 @@ pub(crate) struct Tls {
 impl Carrier for Tls {
     const NAME: &'static str = "tls";
 
-    async fn open(
-        &self,
-        mut socket: TcpStream,
-        peer: SocketAddr,
-    ) -> Result<Arrival, CarrierError> {
+    async fn open(&self, mut socket: TcpStream, peer: SocketAddr) -> Result<Arrival, CarrierError> {
         let peer = if self.proxy_protocol {
             // A health check of the load balancer itself says LOCAL and names nobody.
             proxy_protocol::read(&mut socket).await?.unwrap_or(peer)

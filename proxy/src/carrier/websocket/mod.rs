@@ -44,11 +44,7 @@ pub(crate) struct Web;
 impl Carrier for Web {
     const NAME: &'static str = "websocket";
 
-    async fn open(
-        &self,
-        socket: TcpStream,
-        peer: SocketAddr,
-    ) -> Result<Arrival, CarrierError> {
+    async fn open(&self, socket: TcpStream, peer: SocketAddr) -> Result<Arrival, CarrierError> {
         let opened = AtomicBool::new(false);
         let service = service_fn(async |request: Request<Incoming>| {
             let answer = answer(request.method(), request.version(), request.headers());
@@ -70,11 +66,11 @@ impl Carrier for Web {
         }
         let leaving = Leaving::default();
         Ok(Arrival {
-            stream: Stream::WebSocket(WebSocket::new(
+            stream: Stream::WebSocket(Box::new(WebSocket::new(
                 socket,
                 parts.read_buf,
                 leaving.clone(),
-            )),
+            ))),
             peer: Some(peer),
             leaving,
         })
