@@ -20,13 +20,14 @@ use crate::config::{Config, CredentialFiles, reason};
 use crate::credential::{Credentials, Refused, Source, leaf_fingerprint};
 use crate::forward::Forwarder;
 use crate::route::RouteError;
+use crate::secret_file;
 
 /// How often the files are read; with [`SETTLE`] twice well within the second that is promised.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Between the two readings that have to agree.
 const SETTLE: Duration = Duration::from_millis(20);
 /// No certificate chain or key comes near it.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 /// Stands beside the certificate in a directory that the daemon wrote.
 const MANIFEST: &str = "manifest.json";
 /// Name of the tunnel when nobody names it.
@@ -246,7 +247,7 @@ impl Snapshot {
             read => Some(read?),
         };
         let chain = text(&paths.certificate)?;
-        let key = Secret::new(text(&paths.key)?);
+        let key = secret(&paths.key)?;
         let client_ca = paths.client_ca.as_deref().map(text).transpose()?;
         let mut context = digest::Context::new(&digest::SHA256);
         let parts = [
@@ -271,6 +272,16 @@ impl Snapshot {
     }
 }
 
+fn secret(path: &Path) -> Result<Secret, Unusable> {
+    secret_file::read(path, LONGEST).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Unusable::NotText(path.to_owned()),
+        _ => Unusable::Unreadable {
+            path: path.to_owned(),
+            error,
+        },
+    })
+}
+
 fn text(path: &Path) -> Result<String, Unusable> {
     let unreadable = |error| Unusable::Unreadable {
         path: path.to_owned(),
@@ -278,10 +289,10 @@ fn text(path: &Path) -> Result<String, Unusable> {
     };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    file.take(LONGEST + 1)
+    file.take(LONGEST as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    if bytes.len() as u64 > LONGEST {
+    if bytes.len() > LONGEST {
         return Err(unreadable(io::Error::other("longer than 1 MiB")));
     }
     String::from_utf8(bytes).map_err(|_| Unusable::NotText(path.to_owned()))

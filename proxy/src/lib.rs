@@ -15,6 +15,7 @@ mod handshake;
 pub mod health;
 pub mod reload;
 pub mod route;
+mod secret_file;
 mod socket;
 mod telemetry;
 #[cfg(test)]

@@ -16,7 +16,11 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::{Config, ConfigError, CredentialFiles, RouteSource};
 use crate::route;
+use crate::secret_file;
 use crate::upstream::Trust;
+
+/// No key comes near it.
+const LONGEST: usize = 1 << 20;
 
 /// Reads a file, worded as the stock proxy words it when that fails.
 pub(super) fn open(path: &Path) -> Result<String, ConfigError> {
@@ -100,8 +104,10 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
-    // Erased when this function ends, in whatever way.
-    let text = control::Secret::new(open(path)?);
+    let text = secret_file::read(path, LONGEST).map_err(|error| ConfigError::Open {
+        path: path.to_owned(),
+        error,
+    })?;
     PrivateKeyDer::from_pem_slice(text.expose().as_bytes()).map_err(|_| ConfigError::NoKey {
         path: path.to_owned(),
     })
