@@ -1,0 +1,167 @@
+//! What a token claims, against what its issuer and the rule allow.
+
+use serde_json::{Map, Value};
+
+use super::refusal::shown;
+use super::{Decoded, Refusal, SKEW};
+use crate::state::{Issuer, Matcher, Rule};
+
+/// Longest `sub` and `jti`, bytes: both are stored.
+const LONGEST: usize = 1024;
+
+/// What was proven. Only [`compare`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// `sub`.
+    pub subject: String,
+    /// `jti`, if there is one.
+    pub jti: Option<String>,
+    /// `exp`, seconds since 1970.
+    pub expires_at: u64,
+}
+
+/// Checks the claims of a token. That its signature holds is the caller's to know.
+///
+/// # Errors
+///
+/// The first [`Refusal`].
+pub fn compare(
+    decoded: &Decoded,
+    rule: &Rule,
+    issuer: &Issuer,
+    now: u64,
+) -> Result<Verified, Refusal> {
+    let claims = &decoded.claims;
+    let found = text(claims, "iss")?;
+    if found != issuer.issuer_url {
+        return Err(Refusal::Issuer {
+            found: shown(found),
+            wanted: shown(&issuer.issuer_url),
+        });
+    }
+    check_audience(claims, &rule.r#match.audience)?;
+    let expires_at = check_times(claims, issuer.max_jwt_lifetime_seconds, now)?;
+    let subject = text(claims, "sub")?;
+    let jti = match claims.get("jti") {
+        None => None,
+        Some(_) => Some(text(claims, "jti")?.to_owned()),
+    };
+    check_match(claims, subject, &rule.r#match)?;
+    Ok(Verified {
+        subject: subject.to_owned(),
+        jti,
+        expires_at,
+    })
+}
+
+fn check_audience(claims: &Map<String, Value>, wanted: &str) -> Result<(), Refusal> {
+    let wrong = || Refusal::Claim {
+        claim: "aud",
+        wanted: "a text or a list of texts",
+    };
+    let list = match claims.get("aud") {
+        Some(Value::String(one)) => vec![one.as_str()],
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(Value::as_str)
+            .collect::<Option<_>>()
+            .ok_or_else(wrong)?,
+        _ => return Err(wrong()),
+    };
+    if list.contains(&wanted) {
+        return Ok(());
+    }
+    Err(Refusal::Audience {
+        found: shown(&list.join(", ")),
+        wanted: shown(wanted),
+    })
+}
+
+/// `exp`, rounded down: a part of a second is nobody's loss.
+fn check_times(claims: &Map<String, Value>, most: u64, now: u64) -> Result<u64, Refusal> {
+    let (expires, issued) = (moment(claims, "exp")?, moment(claims, "iat")?);
+    if now >= expires.saturating_add(SKEW) {
+        return Err(Refusal::Expired(now - expires));
+    }
+    if issued > now.saturating_add(SKEW) {
+        return Err(Refusal::FromTheFuture(issued - now));
+    }
+    if claims.contains_key("nbf") {
+        let begins = moment(claims, "nbf")?;
+        if begins > now.saturating_add(SKEW) {
+            return Err(Refusal::NotYetValid(begins - now));
+        }
+    }
+    let lives = expires
+        .checked_sub(issued)
+        .filter(|lives| *lives > 0)
+        .ok_or(Refusal::EndsBeforeItBegins)?;
+    if lives > most {
+        return Err(Refusal::LivesTooLong { found: lives, most });
+    }
+    Ok(expires)
+}
+
+fn check_match(
+    claims: &Map<String, Value>,
+    subject: &str,
+    matcher: &Matcher,
+) -> Result<(), Refusal> {
+    if let Some(wanted) = &matcher.subject_prefix {
+        let matches = match wanted.strip_suffix('*') {
+            Some(prefix) => subject.starts_with(prefix),
+            None => subject == wanted,
+        };
+        if !matches {
+            return Err(Refusal::Subject {
+                found: shown(subject),
+                wanted: shown(wanted),
+            });
+        }
+    }
+    for (claim, wanted) in &matcher.claims {
+        let found = claims.get(claim).and_then(Value::as_str);
+        if found != Some(wanted.as_str()) {
+            return Err(Refusal::Match {
+                claim: claim.clone(),
+                found: found.map_or_else(|| "missing or not a text".to_owned(), shown),
+                wanted: shown(wanted),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn text<'a>(claims: &'a Map<String, Value>, claim: &'static str) -> Result<&'a str, Refusal> {
+    claims
+        .get(claim)
+        .and_then(Value::as_str)
+        .filter(|text| (1..=LONGEST).contains(&text.len()))
+        .ok_or(Refusal::Claim {
+            claim,
+            wanted: "a text of 1 to 1024 bytes",
+        })
+}
+
+/// `NumericDate` (RFC 7519 §2): a number, perhaps with a fraction, never a text.
+fn moment(claims: &Map<String, Value>, claim: &'static str) -> Result<u64, Refusal> {
+    // The year 9999: what is later is no date but a slip in the unit.
+    const LAST: u64 = 253_402_300_799;
+    let value = claims.get(claim);
+    let whole = value.and_then(Value::as_u64);
+    let seconds = whole.or_else(|| {
+        let number = value?.as_f64().filter(|n| (0.0..1e12).contains(n))?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was just compared: 0 to 10^12"
+        )]
+        Some(number as u64)
+    });
+    seconds
+        .filter(|seconds| *seconds <= LAST)
+        .ok_or(Refusal::Claim {
+            claim,
+            wanted: "a number of seconds since 1970",
+        })
+}

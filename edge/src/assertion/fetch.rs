@@ -1,0 +1,339 @@
+//! Fetches discovery documents and key sets: the one place where the edge dials what a document says.
+//!
+//! A name is resolved once, and the very address that was checked is dialled. No redirect is followed,
+//! no proxy asked, nothing sent but the path. HTTPS on port 443 of the public Internet; where the
+//! operator listed the network of the issuer, any port, and without TLS only on loopback.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use rustls_pki_types::ServerName;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::address;
+use crate::pinned::Pinned;
+
+/// For all of it: name, connection, handshake, answer.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Turns a name into addresses.
+pub type Resolver =
+    Arc<dyn Fn(String, u16) -> Pinned<std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// As the machine resolves names.
+pub fn system_resolver() -> Resolver {
+    Arc::new(|name, port| {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), port)).await?;
+            Ok(found.collect())
+        })
+    })
+}
+
+/// Why a document cannot be had.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The URL is not one that is dialled.
+    #[error("{url}: {why}")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Its host is at no address that may be dialled.
+    #[error("{host} is at {addresses}: not public, and not in allowed_networks")]
+    Private {
+        /// The host.
+        host: String,
+        /// Where it is.
+        addresses: String,
+    },
+    /// No connection, no TLS, no HTTP.
+    #[error("{host}: {why}")]
+    Failed {
+        /// The host.
+        host: String,
+        /// What happened.
+        why: String,
+    },
+    /// Took longer than five seconds.
+    #[error("{0}: no answer within 5 seconds")]
+    Slow(String),
+    /// Another status than 200; redirects are not followed.
+    #[error("{url} answers {status}: only 200 is taken, no redirect is followed")]
+    Status {
+        /// The URL.
+        url: String,
+        /// The status.
+        status: StatusCode,
+    },
+    /// Not JSON, or not what it should be.
+    #[error("{url}: {why}")]
+    Document {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It failed a moment ago, and is not asked again so soon.
+    #[error("it failed less than {0} seconds ago: {1}")]
+    Recently(u64, String),
+}
+
+/// A URL that may be dialled, as far as that can be told without resolving it.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    uri: Uri,
+    host: String,
+    port: u16,
+    tls: bool,
+}
+
+/// What the operator allowed beyond the public Internet.
+pub(super) struct Reach<'a> {
+    pub(super) networks: &'a [IpNet],
+    pub(super) ca: Option<&'a str>,
+    pub(super) resolver: &'a Resolver,
+}
+
+/// Reads a URL.
+pub(super) fn parse(text: &str) -> Result<Target, &'static str> {
+    let uri: Uri = text.parse().map_err(|_| "is not a URL")?;
+    let authority = uri.authority().ok_or("has no host")?;
+    let tls = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err("must begin with https://"),
+    };
+    if authority.as_str().contains('@') {
+        return Err("must not hold a user's name");
+    }
+    if text.contains('#') {
+        return Err("must not have a fragment");
+    }
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    Ok(Target {
+        host,
+        port,
+        tls,
+        uri,
+    })
+}
+
+/// The JSON document at `url`, at most `most` bytes long.
+pub(super) async fn json(url: &str, most: usize, reach: &Reach<'_>) -> Result<Bytes, FetchError> {
+    let target = parse(url).map_err(|why| FetchError::Url {
+        url: url.to_owned(),
+        why,
+    })?;
+    tokio::time::timeout(LIMIT, fetch(&target, url, most, reach))
+        .await
+        .unwrap_or_else(|_| Err(FetchError::Slow(target.host.clone())))
+}
+
+async fn fetch(
+    target: &Target,
+    url: &str,
+    most: usize,
+    reach: &Reach<'_>,
+) -> Result<Bytes, FetchError> {
+    let failed = |why: String| FetchError::Failed {
+        host: target.host.clone(),
+        why,
+    };
+    let address = address(target, url, reach).await?;
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    if !target.tls {
+        return exchange(stream, target, url, most).await;
+    }
+    let config = trust(reach.ca).map_err(&failed)?;
+    let name =
+        ServerName::try_from(target.host.clone()).map_err(|error| failed(error.to_string()))?;
+    let stream = TlsConnector::from(config)
+        .connect(name, stream)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    exchange(stream, target, url, most).await
+}
+
+/// The address to dial: resolved once, checked, and then this one and no other.
+async fn address(target: &Target, url: &str, reach: &Reach<'_>) -> Result<SocketAddr, FetchError> {
+    let found = match target.host.parse::<IpAddr>() {
+        Ok(address) => vec![SocketAddr::new(address, target.port)],
+        Err(_) => (reach.resolver)(target.host.clone(), target.port)
+            .await
+            .map_err(|error| FetchError::Failed {
+                host: target.host.clone(),
+                why: error.to_string(),
+            })?,
+    };
+    let listed = |address: &SocketAddr| {
+        let address = address.ip().to_canonical();
+        reach
+            .networks
+            .iter()
+            .any(|network| network.contains(&address))
+    };
+    let refused = |why| FetchError::Url {
+        url: url.to_owned(),
+        why,
+    };
+    let may = found
+        .iter()
+        .find(|found| address::may_dial(found.ip(), reach.networks));
+    let Some(chosen) = may else {
+        let addresses: Vec<String> = found.iter().map(|found| found.ip().to_string()).collect();
+        return Err(FetchError::Private {
+            host: target.host.clone(),
+            addresses: addresses.join(", "),
+        });
+    };
+    if listed(chosen) {
+        if !target.tls && !chosen.ip().to_canonical().is_loopback() {
+            return Err(refused("must begin with https://"));
+        }
+        return Ok(*chosen);
+    }
+    if !target.tls {
+        return Err(refused("must begin with https://"));
+    }
+    if target.port != 443 {
+        return Err(refused("must use port 443"));
+    }
+    if target.host.parse::<IpAddr>().is_ok() {
+        return Err(refused("must name its host, not an address"));
+    }
+    Ok(*chosen)
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    target: &Target,
+    url: &str,
+    most: usize,
+) -> Result<Bytes, FetchError> {
+    let failed = |error: hyper::Error| FetchError::Failed {
+        host: target.host.clone(),
+        why: error.to_string(),
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
+    let path = target
+        .uri
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    let authority = target
+        .uri
+        .authority()
+        .map_or("", |authority| authority.as_str());
+    let request = Request::get(path)
+        .header(HOST, authority)
+        .header(ACCEPT, "application/json")
+        .header(
+            USER_AGENT,
+            concat!("keyward-edge/", env!("CARGO_PKG_VERSION")),
+        )
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| FetchError::Document {
+            url: url.to_owned(),
+            why: error.to_string(),
+        })?;
+    let answer = async move {
+        let response = sender.send_request(request).await.map_err(failed)?;
+        read(response, url, most).await
+    };
+    tokio::pin!(answer, connection);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // Whoever closes early may have answered before that.
+        _ = &mut connection => answer.await,
+    }
+}
+
+async fn read(
+    response: http::Response<hyper::body::Incoming>,
+    url: &str,
+    most: usize,
+) -> Result<Bytes, FetchError> {
+    let document = |why: String| FetchError::Document {
+        url: url.to_owned(),
+        why,
+    };
+    let status = response.status();
+    if status != StatusCode::OK {
+        return Err(FetchError::Status {
+            url: url.to_owned(),
+            status,
+        });
+    }
+    let kind = response.headers().get(CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !is_json(kind) {
+        return Err(document(format!("its type is {kind:?}, not JSON")));
+    }
+    let body = Limited::new(response.into_body(), most).collect().await;
+    body.map(http_body_util::Collected::to_bytes)
+        .map_err(|error| document(error.to_string()))
+}
+
+/// `application/json` or `application/…+json` (RFC 6839 §3.1).
+fn is_json(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let kind = kind.to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// The issuer's own CA, else those of the machine.
+fn trust(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+    static MACHINE: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    match ca {
+        Some(pem) => {
+            let ca = pki::Certificate::from_pem(pem).map_err(|error| error.to_string())?;
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(ca.der().clone())
+                .map_err(|error| error.to_string())?;
+            config(roots)
+        }
+        None => {
+            if let Some(config) = MACHINE.get() {
+                return Ok(config.clone());
+            }
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let config = config(roots)?;
+            Ok(MACHINE.get_or_init(|| config).clone())
+        }
+    }
+}
+
+fn config(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
