@@ -27,6 +27,7 @@ DEBIAN=(
     faketime       # clocks that jump
     strace         # faults in system calls
     procps         # ps, pgrep
+    postgresql     # the edge's other database; tests start a cluster of their own
     iproute2       # ss, for tests that count sockets
     util-linux     # taskset, flock, setpriv
 )
@@ -155,6 +156,8 @@ done
     fail "not installed: ${broken[*]}" "see the lines above; a package registry that does not answer is the usual one" \
         "run tests/install.sh again; what is finished stays"
 
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ||
+    fail "initdb is not there" "the package postgresql is installed and does not have it" "reinstall postgresql"
 for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset "$tools"/bin/{h2spec,cargo-deny,node} "$tools/python/bin/python"; do
     command -v "$program" >/dev/null || fail "$program is not there" "its package is installed and does not have it" "reinstall it"
 done

@@ -11,11 +11,11 @@ use serde_json::Value;
 use super::{By, ChangeError, DatabaseError, Entry, Identifier, State, random_identifier, signed};
 
 /// Longest life of an assertion unless the issuer says otherwise, seconds.
-pub const DEFAULT_ASSERTION_LIFE: u64 = 3600;
+const DEFAULT_ASSERTION_LIFE: u64 = 3600;
 /// 49 hours.
 const MOST_ASSERTION_LIFE: u64 = 176_400;
 /// Life of an access token unless the rule says otherwise, seconds.
-pub const DEFAULT_TOKEN_LIFE: u64 = 3600;
+const DEFAULT_TOKEN_LIFE: u64 = 3600;
 
 /// Whose tokens are believed, and by which keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

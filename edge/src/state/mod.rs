@@ -24,6 +24,7 @@ mod identifier;
 mod instance;
 mod schema;
 mod seal;
+mod setting;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use identifier::{Identifier, random_identifier};
 pub use instance::{LiveRow, SILENCE};
 pub use schema::SchemaError;
 pub use seal::{Seal, SealError};
+pub use setting::EdgeIdentity;
 pub use snapshot::{Snapshot, SnapshotTunnel};
 pub use token::{LONGEST_OVERLAP, Rotation, Value, sha256};
 pub use tunnel::{Listed, Page};

@@ -1,1 +1,5 @@
-//! later
+//! Attacks on the verifier, one a line, and tokens as real issuers shape them.
+
+mod attack;
+mod fetching;
+mod shapes;

@@ -1,1 +1,5 @@
-//! later
+//! The contract of the state, on both databases.
+
+mod backup;
+mod changes;
+mod several;

@@ -1,0 +1,344 @@
+//! Fetching keys from issuers on loopback, and from where they must not be fetched.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::assertion::{KeyStore, Refusal, Resolver, system_resolver, verify};
+use crate::state::{Issuer, KeySource};
+use crate::tests::clock::{START, StandingClock};
+use crate::tests::issuer::{Signer, claims, issuer, rule};
+
+type Answers = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// A server that answers each path with what it is told, byte for byte.
+struct Server {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    async fn start(answers: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = asked.clone();
+        let base = format!("http://{address}");
+        let answers: Answers = Arc::new(move |path| answers(&base, path));
+        #[allow(clippy::disallowed_methods, reason = "the test aborts it")]
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else {
+                        break;
+                    };
+                    head.push(byte);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                log.lock().unwrap().push(path.clone());
+                let _ = stream.write_all(answers(&path).as_bytes()).await;
+            }
+        });
+        Self {
+            address,
+            asked,
+            task,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+fn ok(body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/jwk-set+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+struct World {
+    issuer: Issuer,
+    clock: Arc<StandingClock>,
+    keys: KeyStore,
+}
+
+impl World {
+    fn new(url: &str, source: KeySource, resolver: Resolver) -> Self {
+        let clock = Arc::new(StandingClock::new());
+        let mut issuer = issuer(Vec::new());
+        issuer.id = "fdis_1".to_owned();
+        issuer.issuer_url = url.to_owned();
+        issuer.keys = source;
+        issuer.allowed_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        Self {
+            issuer,
+            keys: KeyStore::new(resolver, clock.clone()),
+            clock,
+        }
+    }
+
+    async fn check(&self, signer: &Signer, kid: &str) -> Result<(), Refusal> {
+        let mut claims = claims();
+        claims["iss"] = self.issuer.issuer_url.clone().into();
+        let text = signer.sign(kid, &claims);
+        let rule = rule("fdis_1");
+        verify(&text, &rule, &self.issuer, &self.keys, START)
+            .await
+            .map(|_| ())
+    }
+}
+
+fn discovery() -> KeySource {
+    KeySource::Discovery {
+        discovery_base: None,
+    }
+}
+
+#[tokio::test]
+async fn discovery_leads_to_the_keys_and_they_are_kept_for_five_minutes() {
+    let signer = Signer::p256();
+    let jwk = signer.jwk("a");
+    let server = Server::start(move |base, path| match path {
+        "/.well-known/openid-configuration" => {
+            ok(&json!({"issuer": base, "jwks_uri": format!("{base}/jwks")}))
+        }
+        _ => ok(&json!({"keys": [jwk, {"kty": "future"}]})),
+    })
+    .await;
+    let world = World::new(&server.url(), discovery(), system_resolver());
+    for _ in 0..3 {
+        world.check(&signer, "a").await.unwrap();
+    }
+    assert_eq!(server.asked(), 2);
+    world.clock.advance(299);
+    world.check(&signer, "a").await.unwrap();
+    assert_eq!(server.asked(), 2);
+    world.clock.advance(1);
+    world.check(&signer, "a").await.unwrap();
+    assert_eq!(server.asked(), 4);
+}
+
+#[tokio::test]
+async fn an_unknown_kid_fetches_once_and_then_not_for_fifteen_seconds() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let sets = Arc::new(Mutex::new(json!({"keys": [old.jwk("old")]})));
+    let served = sets.clone();
+    let server = Server::start(move |_, _| ok(&served.lock().unwrap())).await;
+    let source = KeySource::ExplicitUrl { url: server.url() };
+    let world = World::new("https://issuer.test", source, system_resolver());
+    world.check(&old, "old").await.unwrap();
+    *sets.lock().unwrap() = json!({"keys": [new.jwk("new")]});
+    for made_up in 0..100 {
+        assert!(world.check(&new, &format!("k{made_up}")).await.is_err());
+    }
+    assert_eq!(
+        server.asked(),
+        1,
+        "a flood of made-up ids costs the issuer nothing"
+    );
+    world.clock.advance(15);
+    world.check(&new, "new").await.unwrap();
+    assert_eq!(server.asked(), 2);
+    assert!(
+        world.check(&old, "old").await.is_err(),
+        "a withdrawn key is gone"
+    );
+}
+
+#[tokio::test]
+async fn the_last_keys_serve_for_a_day_while_the_issuer_does_not_answer() {
+    let signer = Signer::p256();
+    let up = Arc::new(Mutex::new(true));
+    let (jwk, is_up) = (signer.jwk("a"), up.clone());
+    let server = Server::start(move |_, _| {
+        if *is_up.lock().unwrap() {
+            ok(&json!({"keys": [jwk]}))
+        } else {
+            "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_owned()
+        }
+    })
+    .await;
+    let source = KeySource::ExplicitUrl { url: server.url() };
+    let world = World::new("https://issuer.test", source, system_resolver());
+    world.check(&signer, "a").await.unwrap();
+    *up.lock().unwrap() = false;
+    world.clock.advance(23 * 3600);
+    world.check(&signer, "a").await.unwrap();
+    world.clock.advance(3600);
+    assert!(matches!(
+        world.check(&signer, "a").await,
+        Err(Refusal::Keys(_))
+    ));
+}
+
+#[tokio::test]
+async fn what_is_not_plainly_the_document_is_refused() {
+    let signer = Signer::p256();
+    let jwk = signer.jwk("a");
+    let body = json!({"keys": [jwk]}).to_string();
+    let length = body.len();
+    let plain = format!("content-length: {length}\r\n\r\n{body}");
+    let cases = [
+        (
+            format!("HTTP/1.1 302 Found\r\nlocation: /other\r\n{plain}"),
+            "no redirect",
+        ),
+        (
+            format!(
+                "HTTP/1.1 307 Go\r\nlocation: /other\r\ncontent-type: application/json\r\n{plain}"
+            ),
+            "no redirect",
+        ),
+        (
+            format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n{plain}"),
+            "not JSON",
+        ),
+        (format!("HTTP/1.1 200 OK\r\n{plain}"), "not JSON"),
+        (ok(&json!({"keys": "x"})), "no list of keys"),
+        (ok(&json!({"keys": []})), "no key that can be used"),
+        (ok(&json!(["x"])), "another kind"),
+        (
+            ok(&json!({"keys": [], "padding": "x".repeat(2 << 20)})),
+            "length limit",
+        ),
+        ("nonsense\r\n\r\n".to_owned(), "127.0.0.1"),
+        (String::new(), "127.0.0.1"),
+    ];
+    for (answer, reason) in cases {
+        let server = Server::start(move |_, _| answer.clone()).await;
+        let source = KeySource::ExplicitUrl { url: server.url() };
+        let world = World::new("https://issuer.test", source, system_resolver());
+        let Err(Refusal::Keys(error)) = world.check(&signer, "a").await else {
+            panic!("{reason}")
+        };
+        assert!(error.to_string().contains(reason), "{error} for {reason}");
+        assert_eq!(server.asked(), 1, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_discovery_document_of_somebody_else_is_refused() {
+    let signer = Signer::p256();
+    for (issuer, uri) in [
+        (json!("https://other.test"), json!("/jwks")),
+        (Value::Null, json!("/jwks")),
+        (json!("same"), Value::Null),
+        // Where the key set lies is checked like every address.
+        (json!("same"), json!("https://10.0.0.1/jwks")),
+        (json!("same"), json!("https://user@issuer.test/jwks")),
+        (json!("same"), json!("file:///etc/passwd")),
+    ] {
+        let (said, uri_said) = (issuer.clone(), uri.clone());
+        let server = Server::start(move |base, _| {
+            let said = if said == "same" {
+                json!(base)
+            } else {
+                said.clone()
+            };
+            ok(&json!({"issuer": said, "jwks_uri": uri_said}))
+        })
+        .await;
+        let world = World::new(&server.url(), discovery(), system_resolver());
+        assert!(
+            matches!(world.check(&signer, "a").await, Err(Refusal::Keys(_))),
+            "{issuer} {uri}"
+        );
+        assert_eq!(server.asked(), 1, "{issuer} {uri}");
+    }
+}
+
+#[tokio::test]
+async fn no_private_address_is_dialled_by_whatever_name() {
+    let signer = Signer::p256();
+    let server = Server::start(|_, _| panic!("it must not be asked")).await;
+    let port = server.address.port();
+    for url in [
+        format!("https://127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{port}/"),
+        format!("https://localhost:{port}/"),
+        format!("https://[::1]:{port}/"),
+        format!("https://[::ffff:127.0.0.1]:{port}/"),
+        "https://169.254.169.254/latest".to_owned(),
+        "https://10.1.2.3/".to_owned(),
+        "https://0.0.0.0/".to_owned(),
+        format!("https://2130706433:{port}/"),
+    ] {
+        let source = KeySource::ExplicitUrl { url: url.clone() };
+        let mut world = World::new("https://issuer.test", source, system_resolver());
+        world.issuer.allowed_networks.clear();
+        let error = world.check(&signer, "a").await.unwrap_err();
+        assert!(matches!(error, Refusal::Keys(_)), "{url}: {error}");
+    }
+    assert_eq!(server.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_is_bound_anew_is_asked_for_once_and_not_dialled() {
+    let signer = Signer::p256();
+    let server = Server::start(|_, _| panic!("it must not be asked")).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (count, private) = (asked.clone(), server.address);
+    // Public for whoever checks first, private for whoever dials by name afterwards.
+    let resolver: Resolver = Arc::new(move |_, _| {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        let address = if first {
+            "192.0.2.1:443".parse().unwrap()
+        } else {
+            private
+        };
+        Box::pin(async move { Ok(vec![address]) })
+    });
+    let source = KeySource::ExplicitUrl {
+        url: "https://issuer.test/jwks".to_owned(),
+    };
+    let mut world = World::new("https://issuer.test", source, resolver);
+    world.issuer.allowed_networks.clear();
+    let error = world.check(&signer, "a").await.unwrap_err();
+    assert!(matches!(error, Refusal::Keys(_)), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(server.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_listed_network_opens_itself_alone_and_no_plain_http_beyond_loopback() {
+    let signer = Signer::p256();
+    let resolver: Resolver = Arc::new(|_, port| {
+        Box::pin(async move { Ok(vec![SocketAddr::from(([10, 255, 255, 1], port))]) })
+    });
+    for (network, url, reason) in [
+        ("192.168.0.0/16", "https://issuer.test/", "not public"),
+        ("10.0.0.0/8", "http://issuer.test/", "must begin with https"),
+    ] {
+        let source = KeySource::ExplicitUrl {
+            url: url.to_owned(),
+        };
+        let mut world = World::new("https://issuer.test", source, resolver.clone());
+        world.issuer.allowed_networks = vec![network.parse().unwrap()];
+        let Err(Refusal::Keys(error)) = world.check(&signer, "a").await else {
+            panic!("{url}")
+        };
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Opening the state for an operator.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use process::{Clock, Exit, Failure, SystemClock};
+
+use super::output::{failed, print};
+use crate::state::{
+    By, ChangeError, Identifier, OpenError, Seal, Settings, State, random_identifier,
+};
+
+/// Where the state lies unless told otherwise.
+const DEFAULT_DIRECTORY: &str = "/var/lib/keyward-edge";
+/// How long an operator waits for the edges to act on a change.
+const ENFORCEMENT: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Where the state is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StateOptions {
+    /// Directory of the database and of the key file that seals tokens
+    #[arg(long, global = true, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
+    pub state: PathBuf,
+    /// A file with the URL of a `PostgreSQL` database, which may hold a password [default: `SQLite`,
+    /// `edge.db` in the state's directory]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub database_url_file: Option<PathBuf>,
+    /// Do not keep tokens, not even sealed: they can be had by rotating alone
+    #[arg(long, global = true)]
+    pub no_reveal: bool,
+}
+
+/// An operator at work.
+pub(super) struct Session {
+    pub(super) state: State,
+    pub(super) by: By,
+}
+
+impl Session {
+    /// Prints the object that a change made, and how far the change has come.
+    pub(super) async fn changed(
+        &self,
+        number: u64,
+        object: &impl serde::Serialize,
+    ) -> Result<(), Failure> {
+        let mut object = serde_json::to_value(object).expect("plain data has a JSON form");
+        let mut enforced = self.enforced(number).await?;
+        for _ in 0..ENFORCEMENT.as_millis() / POLL.as_millis() {
+            if enforced.instances >= enforced.of {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+            enforced = self.enforced(number).await?;
+        }
+        object["enforced"] = serde_json::json!(enforced);
+        print(&object)
+    }
+
+    async fn enforced(&self, number: u64) -> Result<api::Enforced, Failure> {
+        let enforced = self.state.enforced(number, now()).await;
+        enforced.map_err(|error| failed(&error.into()))
+    }
+}
+
+impl StateOptions {
+    /// Opens the state as it is configured.
+    ///
+    /// # Errors
+    ///
+    /// 78 for a key file or URL that cannot be used, 69 if the database cannot be reached.
+    pub async fn open(&self, edge: &str) -> Result<State, Failure> {
+        let seal_file = self.state.join("seal.key");
+        let seal = Seal::open(&seal_file).map_err(|error| {
+            let what = format!("cannot use {}", seal_file.display());
+            Failure::config(what)
+                .caused_by(&error)
+                .next("run as the edge's user, or name the state's directory with --state")
+        })?;
+        let settings = Settings {
+            edge: edge.to_owned(),
+            reveal: !self.no_reveal,
+        };
+        let url = self.url()?;
+        State::open(&url, seal, settings).await.map_err(|error| {
+            let exit = match error {
+                OpenError::Connect(_) => Exit::Unavailable,
+                _ => Exit::Config,
+            };
+            Failure::new(exit, "cannot open the state").caused_by(&error)
+        })
+    }
+
+    fn url(&self) -> Result<String, Failure> {
+        let Some(file) = &self.database_url_file else {
+            return Ok(State::file_url(&self.state.join("edge.db")));
+        };
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Failure::config(format!("cannot read {}", file.display())).caused_by(&error)
+        })?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+/// Makes the state of a new edge, or says what is there.
+pub(super) async fn initialise(options: &StateOptions, name: &str) -> Result<(), Failure> {
+    make_private(&options.state)?;
+    let state = options.open(name).await?;
+    let identity = state
+        .initialise(&by(), name)
+        .await
+        .map_err(|error| failed(&error))?;
+    state.close().await;
+    print(&identity)
+}
+
+/// Opens the state of an edge that has a name.
+pub(super) async fn open(options: &StateOptions) -> Result<Session, Failure> {
+    let nameless = options.open("").await?;
+    let identity = nameless.identity().await;
+    nameless.close().await;
+    let identity = identity.map_err(|error| failed(&ChangeError::from(error)))?;
+    let identity = identity.ok_or_else(|| {
+        Failure::config("this state has no edge yet").next("keyward-edge init --name NAME")
+    })?;
+    Ok(Session {
+        state: options.open(&identity.edge).await?,
+        by: by(),
+    })
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemClock.wall().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+fn by() -> By {
+    By {
+        actor: format!("operator:{}", rustix::process::getuid().as_raw()),
+        request_id: random_identifier(Identifier::Request),
+        now: now(),
+    }
+}
+
+fn make_private(directory: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| {
+            Failure::config(format!("cannot make {}", directory.display())).caused_by(&error)
+        })
+}

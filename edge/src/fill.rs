@@ -1,0 +1,247 @@
+//! Keeps the relay's directory as the database has it.
+//!
+//! Every 300 ms the change counter is read; when it moved, everything is, and what differs is put. Times
+//! that pass on their own – a token's overlap that ends – are looked at on every round. A change counts
+//! as acted on once every connection that it cuts is gone, and only then is it said so in the database.
+//! While the database does not answer the directory keeps what it has; after its stale limit it refuses
+//! new work by itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use process::{Clock, Failure, Tasks};
+use tokio::sync::Mutex;
+
+use crate::access::{Access, AccessSettings, Limits};
+use crate::directory::{CredentialEntry, Directory, Load, Standing, TunnelEntry, Unanswered};
+use crate::state::{DatabaseError, LiveRow, Snapshot, SnapshotTunnel, State};
+
+/// Between two readings of the change counter.
+const POLL: Duration = Duration::from_millis(300);
+/// Between two reports of what is connected.
+const REPORT: Duration = Duration::from_secs(1);
+/// A cut that takes longer is not waited for; the change is then said to be acted on by the next round.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Fills a directory. Clones share the work.
+#[derive(Clone)]
+pub struct Filler {
+    state: State,
+    directory: Directory,
+    clock: Arc<dyn Clock>,
+    round: Arc<Mutex<Round>>,
+}
+
+/// What the last round left.
+#[derive(Default)]
+struct Round {
+    snapshot: Snapshot,
+    put: BTreeMap<String, SnapshotTunnel>,
+    /// Tunnels of which something that was cut is still open.
+    unsettled: BTreeSet<String>,
+    /// The last change of which nothing is left to do.
+    applied: u64,
+    reported: Option<Duration>,
+    live: Vec<LiveRow>,
+}
+
+impl Filler {
+    /// Nothing is put yet.
+    pub fn new(state: State, directory: Directory, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            state,
+            directory,
+            clock,
+            round: Arc::default(),
+        }
+    }
+
+    /// Reads one tunnel, for the directory's authentication of a proxy.
+    pub fn load(state: State, clock: Arc<dyn Clock>) -> Load {
+        Arc::new(move |id| {
+            let (state, clock) = (state.clone(), clock.clone());
+            async move {
+                let now = seconds(clock.wall());
+                let found = state.snapshot_tunnel(&id, now).await;
+                let found = found.map_err(|_| Unanswered)?;
+                Ok(found.map(|tunnel| entry(&id, &at(&tunnel, now), now)))
+            }
+            .boxed()
+        })
+    }
+
+    /// Fills until the stop, then says that this edge is gone.
+    ///
+    /// # Errors
+    ///
+    /// None: a database that does not answer is asked again.
+    pub async fn run(self, tasks: Tasks) -> Result<(), Failure> {
+        loop {
+            if let Err(error) = self.refresh().await {
+                tracing::warn!(error = %error, "the database does not answer");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = tasks.stopping() => break,
+            }
+        }
+        let _ = self.state.leave(self.directory.instance()).await;
+        Ok(())
+    }
+
+    /// One round. Dropped halfway, the next one does what is left.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError`]: the directory keeps what it has.
+    pub async fn refresh(&self) -> Result<(), DatabaseError> {
+        let mut round = self.round.lock().await;
+        let now = seconds(self.clock.wall());
+        let change = self.state.last_change().await?;
+        self.directory.heard();
+        if change != round.snapshot.change || round.put.is_empty() {
+            round.snapshot = self.state.snapshot(now).await?;
+        }
+        let changed = self.put(&mut round, now);
+        round.unsettled.extend(changed);
+        for id in round.unsettled.clone() {
+            if self.directory.settled(&id, SETTLE).await {
+                round.unsettled.remove(&id);
+            }
+        }
+        if round.unsettled.is_empty() {
+            round.applied = round.snapshot.change;
+        }
+        let instance = self.directory.instance();
+        self.state.beat(instance, round.applied, now).await?;
+        let of = self.state.enforced(0, now).await?.of;
+        self.directory.set_instances(of.max(1));
+        self.report(&mut round, now).await
+    }
+
+    /// Puts what differs from the last round; the ids of that.
+    fn put(&self, round: &mut Round, now: u64) -> Vec<String> {
+        let wanted: BTreeMap<String, SnapshotTunnel> = round
+            .snapshot
+            .tunnels
+            .iter()
+            .map(|(id, tunnel)| (id.clone(), at(tunnel, now)))
+            .collect();
+        let mut changed = Vec::new();
+        for (id, tunnel) in &wanted {
+            if round.put.get(id) != Some(tunnel) {
+                self.directory.put(entry(id, tunnel, now));
+                changed.push(id.clone());
+            }
+        }
+        for id in round.put.keys().filter(|id| !wanted.contains_key(*id)) {
+            self.directory.remove(id);
+            changed.push(id.clone());
+        }
+        round.put = wanted;
+        changed
+    }
+
+    async fn report(&self, round: &mut Round, now: u64) -> Result<(), DatabaseError> {
+        let boot = self.clock.boot();
+        if round.reported.is_some_and(|at| boot < at + REPORT) {
+            return Ok(());
+        }
+        round.reported = Some(boot);
+        let used: HashMap<String, SystemTime> = self.directory.take_used();
+        for (credential, at) in used {
+            self.state.used(&credential, seconds(at)).await?;
+        }
+        let live: Vec<LiveRow> = self.directory.all_live().into_iter().map(row).collect();
+        if live != round.live {
+            let instance = self.directory.instance();
+            self.state.report_live(instance, &live, now).await?;
+            round.live = live;
+        }
+        Ok(())
+    }
+}
+
+fn row(connection: crate::directory::LiveConnection) -> LiveRow {
+    LiveRow {
+        credential: connection.bound.credential,
+        replica: connection.replica,
+        address: connection.address.to_string(),
+    }
+}
+
+/// As it is at `now`: what was cut is gone, and what opens nothing more says so by a time that is past.
+fn at(tunnel: &SnapshotTunnel, now: u64) -> SnapshotTunnel {
+    let mut tunnel = tunnel.clone();
+    tunnel.credentials.retain(|credential| credential.carries(now));
+    for credential in &mut tunnel.credentials {
+        if !credential.opens(now) {
+            credential.refused_at = Some(0);
+        }
+    }
+    tunnel
+}
+
+fn entry(id: &str, tunnel: &SnapshotTunnel, now: u64) -> TunnelEntry {
+    let standing = match (tunnel.archived, tunnel.suspended) {
+        (true, _) => Standing::Archived,
+        (false, true) => Standing::Suspended,
+        (false, false) => Standing::Active,
+    };
+    let credentials = tunnel.credentials.iter().filter_map(|credential| {
+        Some(CredentialEntry {
+            id: credential.id.clone(),
+            sha256: *credential.sha256.parse::<pki::Fingerprint>().ok()?.octets(),
+            accepts: credential.opens(now),
+            cut_at: credential.cut_at.map(|at| UNIX_EPOCH + Duration::from_secs(at)),
+        })
+    });
+    TunnelEntry {
+        id: id.to_owned(),
+        domain: tunnel.domain.clone(),
+        standing,
+        credentials: credentials.collect(),
+        // Until a CA is registered nobody can know whom they reach: nobody may call.
+        access: if tunnel.certified {
+            compiled(id, &tunnel.access)
+        } else {
+            Access::default()
+        },
+    }
+}
+
+/// The list as it was checked when it was put. If it cannot be used now, nobody may call.
+fn compiled(id: &str, access: &api::Access) -> Access {
+    let certificates = access.client_ca_certificates.iter();
+    let certificates = certificates
+        .map(|pem| Ok(pki::Certificate::from_pem(pem)?.der().clone()))
+        .collect::<Result<_, pki::CertificateError>>();
+    let Ok(client_ca_certificates) = certificates else {
+        tracing::error!(tunnel = id, "a client CA certificate in the state cannot be read");
+        return Access::default();
+    };
+    let settings = AccessSettings {
+        client_ca_certificates,
+        clients: access.clients.clone(),
+        denied: access.denied.iter().cloned().collect(),
+        cidrs: access.cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+        asns: access.asns.iter().copied().collect(),
+        limits: Limits {
+            streams: access.limits.streams.unwrap_or(Limits::STREAMS),
+            connections_per_minute: access
+                .limits
+                .connections_per_minute
+                .unwrap_or(Limits::CONNECTIONS_PER_MINUTE),
+        },
+    };
+    Access::new(settings).unwrap_or_else(|error| {
+        tracing::error!(tunnel = id, %error, "the access list in the state cannot be used");
+        Access::default()
+    })
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

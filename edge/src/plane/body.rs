@@ -1,0 +1,135 @@
+//! Bodies of requests: bounded in size and time, then JSON in which nothing stands twice.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body::Body;
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::answer::Failed;
+use crate::assertion::object;
+
+/// Longest body, bytes.
+pub(super) const LONGEST: usize = 64 * 1024;
+/// Longest body with a bundle in it, bytes.
+pub(super) const LONGEST_BUNDLE: usize = 256 * 1024;
+/// A caller may take this long to send it.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// All of it.
+pub(super) async fn read<B>(body: B, most: usize) -> Result<Bytes, Failed>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: std::fmt::Display,
+{
+    // Refused before a byte is read, if the caller said how many there are.
+    if body.size_hint().lower() > most as u64 {
+        return Err(Failed::too_large(most));
+    }
+    let mut body = std::pin::pin!(body);
+    let mut read = Vec::new();
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Failed::invalid("The body broke off"))?;
+            if let Ok(data) = frame.into_data() {
+                if read.len() + data.len() > most {
+                    return Err(Failed::too_large(most));
+                }
+                read.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(LIMIT, reading)
+        .await
+        .map_err(|_| Failed::invalid("The body took longer than 10 seconds"))??;
+    Ok(read.into())
+}
+
+/// An object; an empty body is an empty one.
+pub(super) fn json<T: DeserializeOwned>(body: &[u8], headers: &HeaderMap) -> Result<T, Failed> {
+    if body.is_empty() {
+        return from_object(serde_json::Map::new());
+    }
+    if !is_json(headers) {
+        return Err(Failed::invalid("content-type: must be application/json"));
+    }
+    let invalid = |why: String| Failed::invalid(format!("The body is not one JSON object: {why}"));
+    from_object(object(body).map_err(invalid)?)
+}
+
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    has_type(headers, "application/json")
+}
+
+pub(super) fn is_form(headers: &HeaderMap) -> bool {
+    has_type(headers, "application/x-www-form-urlencoded")
+}
+
+fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let found = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let bare = found.and_then(|found| found.split(';').next());
+    bare.is_some_and(|bare| bare.trim().eq_ignore_ascii_case(wanted))
+}
+
+fn from_object<T: DeserializeOwned>(object: serde_json::Map<String, Value>) -> Result<T, Failed> {
+    serde_json::from_value(Value::Object(object)).map_err(|why| Failed::invalid(why.to_string()))
+}
+
+/// A form (`application/x-www-form-urlencoded`) as an object; no name may be there twice (RFC 6749 §3.2).
+pub(super) fn form<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failed> {
+    let text = std::str::from_utf8(body).map_err(|_| Failed::invalid("The body is not a form"))?;
+    let mut object = serde_json::Map::new();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let decoded = percent_decode(name).zip(percent_decode(value));
+        let (name, value) = decoded.ok_or_else(|| Failed::invalid("The body is not a form"))?;
+        if object.insert(name, Value::String(value)).is_some() {
+            return Err(Failed::invalid("The form has a name twice"));
+        }
+    }
+    from_object(object)
+}
+
+/// `%41` and `+`; `None` for what is neither or is no UTF-8.
+pub(super) fn percent_decode(text: &str) -> Option<String> {
+    let mut octets = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        octets.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                let value = digit(rest.next()?)? << 4 | digit(rest.next()?)?;
+                u8::try_from(value).ok()?
+            }
+            plain => plain,
+        });
+    }
+    String::from_utf8(octets).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_decoded_and_a_name_may_stand_once() {
+        let exchange: api::Exchange = form(b"grant_type=a%3Ab&assertion=x+y&other=1").unwrap();
+        assert_eq!(exchange.grant_type, "a:b");
+        assert_eq!(exchange.assertion.as_deref(), Some("x y"));
+        for bad in [
+            &b"assertion=a&assertion=b"[..],
+            b"a=%4",
+            b"a=%zz",
+            b"a=%ff",
+            b"\xff=1",
+        ] {
+            assert!(form::<api::Exchange>(bad).is_err());
+        }
+    }
+}

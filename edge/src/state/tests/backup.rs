@@ -1,0 +1,123 @@
+//! Backup and restore, from each database to each.
+
+use crate::state::{BackupError, Rotation, sha256};
+use crate::tests::on_both;
+use crate::tests::stage::Stage;
+
+on_both!(
+    a_restore_brings_back_what_was_and_forgets_no_audit_row,
+    a_backup_goes_into_an_empty_database_of_either_kind,
+    a_damaged_backup_changes_nothing,
+);
+
+async fn backup(stage: &Stage) -> Vec<u8> {
+    let mut file = Vec::new();
+    stage.state.backup(&stage.by(), &mut file).await.unwrap();
+    file
+}
+
+async fn a_restore_brings_back_what_was_and_forgets_no_audit_row(stage: Stage) {
+    let (state, by) = (&stage.state, stage.by());
+    let id = state.create_tunnel(&by, Some("kept")).await.unwrap().0.id;
+    let token = state.reveal_token(&by, &id, None).await.unwrap();
+    let file = backup(&stage).await;
+    assert!(!String::from_utf8_lossy(&file).contains(&token.tunnel_token));
+    // Another edge goes on while it is restored.
+    let other = stage.another().await;
+    state
+        .rotate_token(
+            &by,
+            &id,
+            Rotation {
+                cut_old_after: Some(0),
+                ..Rotation::default()
+            },
+        )
+        .await
+        .unwrap();
+    let lost = state.create_tunnel(&by, None).await.unwrap().0.id;
+    let before = other.last_change().await.unwrap();
+    state.restore(&by, file.as_slice()).await.unwrap();
+    assert!(
+        other.last_change().await.unwrap() > before,
+        "edges act on it as on any change"
+    );
+    assert_eq!(other.tunnel(&lost).await.unwrap(), None);
+    assert_eq!(other.reveal_token(&by, &id, None).await.unwrap(), token);
+    let actions = stage.actions(100).await;
+    let wanted = [
+        "tunnel_created",
+        "tunnel_token_revealed",
+        "state_backed_up",
+        "tunnel_token_rotated",
+        "tunnel_created",
+        "state_restored",
+        "tunnel_token_revealed",
+    ];
+    assert_eq!(actions, wanted);
+    // Positions go on above all that were given.
+    state.create_tunnel(&by, None).await.unwrap();
+}
+
+async fn a_backup_goes_into_an_empty_database_of_either_kind(stage: Stage) {
+    let (state, by) = (&stage.state, stage.by());
+    let id = state.create_tunnel(&by, Some("moved")).await.unwrap().0.id;
+    state.create_secret(&by, &id, &sha256("s")).await.unwrap();
+    let access = api::Access {
+        cidrs: vec!["192.0.2.0/24".to_owned()],
+        ..api::Access::default()
+    };
+    state.put_access(&by, &id, &access, None).await.unwrap();
+    let token = state.reveal_token(&by, &id, None).await.unwrap();
+    let file = backup(&stage).await;
+    for target in [Stage::sqlite().await, Stage::postgres().await] {
+        target.state.restore(&by, file.as_slice()).await.unwrap();
+        let (there, here) = (
+            target.state.snapshot(by.now).await.unwrap(),
+            state.snapshot(by.now).await.unwrap(),
+        );
+        assert_eq!(there.tunnels, here.tunnels);
+        assert!(there.change > here.change);
+        assert_eq!(
+            target.state.reveal_token(&by, &id, None).await.unwrap(),
+            token
+        );
+        let (made, number) = target.state.create_tunnel(&by, None).await.unwrap();
+        assert!(number > there.change && made.id != id);
+    }
+}
+
+async fn a_damaged_backup_changes_nothing(stage: Stage) {
+    let (state, by) = (&stage.state, stage.by());
+    state.create_tunnel(&by, None).await.unwrap();
+    let text = String::from_utf8(backup(&stage).await).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let snapshot = state.snapshot(by.now).await.unwrap();
+    let without_end = lines[..lines.len() - 1].join("\n");
+    let without_row = [&lines[..1], &lines[2..]].concat().join("\n");
+    for damaged in [
+        String::new(),
+        "{}".to_owned(),
+        without_end,
+        without_row,
+        text.replace("\"tunnel\",", "\"sqlite_master\","),
+        text.replace("\"table\":\"tunnel\"", "\"table\":\"sqlite_master\""),
+        text.replace("\"position\":1", "\"position\":\"1\""),
+        text.replace("\"schema\":1", "\"schema\":2"),
+    ] {
+        let refused = state.restore(&by, damaged.as_bytes()).await;
+        assert!(refused.is_err(), "{damaged}");
+        assert!(
+            !matches!(refused, Err(BackupError::Database(_))),
+            "{damaged}"
+        );
+        assert_eq!(state.snapshot(by.now).await.unwrap(), snapshot);
+    }
+    // What is only found out by the database rolls back.
+    let orphan = text.replace("\"tunnel\":\"tnl_", "\"tunnel\":\"tnl_0");
+    assert!(matches!(
+        state.restore(&by, orphan.as_bytes()).await,
+        Err(BackupError::Database(_))
+    ));
+    assert_eq!(state.snapshot(by.now).await.unwrap(), snapshot);
+}

@@ -1,0 +1,355 @@
+//! Several edges on one database, an older program on a newer schema.
+
+use std::collections::BTreeSet;
+
+use crate::state::{
+    Grant, LiveRow, Mark, OpenError, Page, SchemaError, Scope, Seal, Settings, State, sha256,
+};
+use crate::tests::issuer::{Signer, issuer, rule};
+use crate::tests::on_both;
+use crate::tests::stage::Stage;
+
+on_both!(
+    a_change_on_one_edge_is_seen_on_the_other,
+    of_many_writers_at_once_two_get_a_place_and_no_number_is_lost,
+    an_assertion_buys_one_access_token_on_all_edges_together,
+    an_access_token_ends_with_its_time_its_rule_and_its_issuer,
+    a_change_counts_the_edges_that_act_on_it,
+    live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_not,
+    a_newer_schema_is_refused_and_left_alone,
+    two_edges_that_start_on_an_empty_database_both_come_up,
+    a_rule_that_would_take_everybody_is_not_made,
+);
+
+async fn a_change_on_one_edge_is_seen_on_the_other(stage: Stage) {
+    let other = stage.another().await;
+    let before = other.last_change().await.unwrap();
+    let id = stage
+        .state
+        .create_tunnel(&stage.by(), None)
+        .await
+        .unwrap()
+        .0
+        .id;
+    assert_eq!(other.last_change().await.unwrap(), before + 1);
+    let token = other.reveal_token(&stage.by(), &id, None).await.unwrap();
+    let found = stage
+        .state
+        .credential(&id, &sha256(&token.tunnel_token))
+        .await
+        .unwrap();
+    assert_eq!(found.unwrap().id, token.id);
+}
+
+async fn of_many_writers_at_once_two_get_a_place_and_no_number_is_lost(stage: Stage) {
+    let id = stage
+        .state
+        .create_tunnel(&stage.by(), None)
+        .await
+        .unwrap()
+        .0
+        .id;
+    let other = stage.another().await;
+    let writers = (0..12).map(|n| {
+        let state = if n % 2 == 0 {
+            stage.state.clone()
+        } else {
+            other.clone()
+        };
+        let (by, id) = (stage.by(), id.clone());
+        async move {
+            state
+                .create_secret(&by, &id, &sha256(&n.to_string()))
+                .await
+                .is_ok()
+        }
+    });
+    let mut tasks = tokio::task::JoinSet::new();
+    writers.for_each(|writer| {
+        tasks.spawn(writer);
+    });
+    let won = tasks
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|won| *won)
+        .count();
+    assert_eq!(won, 2);
+    let numbers: BTreeSet<u64> = stage
+        .state
+        .audit(u64::MAX, 100)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.number)
+        .collect();
+    assert_eq!(numbers, (1..=3).collect());
+    assert_eq!(stage.state.last_change().await.unwrap(), 3);
+}
+
+async fn granted(stage: &Stage) -> (Grant, Mark) {
+    let issuer = stage
+        .state
+        .add_issuer(&stage.by(), &issuer(vec![Signer::p256().jwk("a")]))
+        .await
+        .unwrap();
+    let rule = stage
+        .state
+        .add_rule(&stage.by(), &rule(&issuer.id))
+        .await
+        .unwrap();
+    let now = stage.clock.seconds();
+    let grant = Grant {
+        rule: rule.id,
+        subject: "system:serviceaccount:mcp:setup".to_owned(),
+        scope: Scope::Manage,
+        tunnel: None,
+        expires_at: now + 600,
+    };
+    let mark = Mark {
+        issuer: issuer.id,
+        mark: sha256("jti"),
+        expires_at: now + 60,
+    };
+    (grant, mark)
+}
+
+async fn an_assertion_buys_one_access_token_on_all_edges_together(stage: Stage) {
+    let (grant, mark) = granted(&stage).await;
+    let other = stage.another().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let state = if n % 2 == 0 {
+            stage.state.clone()
+        } else {
+            other.clone()
+        };
+        let (by, grant, mark) = (stage.by(), grant.clone(), mark.clone());
+        tasks.spawn(async move { state.mint(&by, &grant, Some(&mark)).await.unwrap() });
+    }
+    let minted: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert_eq!(minted.len(), 1);
+    let now = stage.clock.seconds();
+    assert_eq!(
+        other.grant(minted[0].expose(), now).await.unwrap(),
+        Some(grant.clone())
+    );
+    // A restart forgets nothing; only the end of the assertion does.
+    assert!(
+        stage
+            .another()
+            .await
+            .mint(&stage.by(), &grant, Some(&mark))
+            .await
+            .unwrap()
+            .is_none()
+    );
+    stage.state.sweep(now + 59).await.unwrap();
+    assert!(
+        stage
+            .state
+            .mint(&stage.by(), &grant, Some(&mark))
+            .await
+            .unwrap()
+            .is_none()
+    );
+    stage.state.sweep(now + 60).await.unwrap();
+    assert!(
+        stage
+            .state
+            .mint(&stage.by(), &grant, Some(&mark))
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(stage: Stage) {
+    let (grant, mark) = granted(&stage).await;
+    let (state, by, now) = (&stage.state, stage.by(), stage.clock.seconds());
+    let token = state.mint(&by, &grant, None).await.unwrap().unwrap();
+    let valid = async |at| state.grant(token.expose(), at).await.unwrap().is_some();
+    assert!(valid(now + 599).await);
+    assert!(!valid(now + 600).await);
+    assert_eq!(state.grant("kwa-x", now).await.unwrap(), None);
+    state.archive_rule(&by, &grant.rule).await.unwrap();
+    assert!(!valid(now).await);
+    assert!(state.rule(&grant.rule).await.unwrap().is_none());
+    let mut second = rule(&mark.issuer);
+    second.name = "second".to_owned();
+    let second = state.add_rule(&by, &second).await.unwrap();
+    let grant = Grant {
+        rule: second.id.clone(),
+        ..grant
+    };
+    let token = state.mint(&by, &grant, None).await.unwrap().unwrap();
+    state.archive_issuer(&by, &mark.issuer).await.unwrap();
+    assert!(state.grant(token.expose(), now).await.unwrap().is_none());
+    assert!(state.rule(&second.id).await.unwrap().is_none());
+    assert!(state.rules().await.unwrap().is_empty() && state.issuers().await.unwrap().is_empty());
+}
+
+async fn a_change_counts_the_edges_that_act_on_it(stage: Stage) {
+    let (state, now) = (&stage.state, stage.clock.seconds());
+    let (_, number) = state.create_tunnel(&stage.by(), None).await.unwrap();
+    state.beat("a", number, now).await.unwrap();
+    state.beat("b", number - 1, now).await.unwrap();
+    let count = async |at| {
+        let enforced = state.enforced(number, at).await.unwrap();
+        (enforced.instances, enforced.of)
+    };
+    assert_eq!(count(now).await, (1, 2));
+    state.beat("b", number, now).await.unwrap();
+    assert_eq!(count(now).await, (2, 2));
+    state.beat("a", number, now + 9).await.unwrap();
+    assert_eq!(
+        count(now + 10).await,
+        (1, 1),
+        "a silent edge is not waited for"
+    );
+    state.leave("a").await.unwrap();
+    assert_eq!(count(now).await, (1, 1));
+}
+
+async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_not(stage: Stage) {
+    let (state, by) = (&stage.state, stage.by());
+    let id = state.create_tunnel(&by, None).await.unwrap().0.id;
+    let (secret, _) = state.create_secret(&by, &id, &sha256("s")).await.unwrap();
+    let row = |replica: &str| LiveRow {
+        credential: secret.id.clone(),
+        replica: replica.to_owned(),
+        address: "192.0.2.1:5000".to_owned(),
+    };
+    for edge in ["a", "b"] {
+        state.beat(edge, 0, by.now).await.unwrap();
+    }
+    state
+        .report_live("a", &[row("r1"), row("r2")], by.now)
+        .await
+        .unwrap();
+    state.report_live("b", &[row("r1")], by.now).await.unwrap();
+    let page = Page {
+        before: None,
+        limit: 20,
+        include_archived: false,
+    };
+    let live = async || state.secrets(&id, page).await.unwrap().0.remove(0).live;
+    let seen: Vec<_> = live()
+        .await
+        .into_iter()
+        .map(|l| (l.replica, l.instance))
+        .collect();
+    let wanted = [("r1", "a"), ("r1", "b"), ("r2", "a")].map(|(r, i)| (r.to_owned(), i.to_owned()));
+    assert_eq!(seen, wanted);
+    state.report_live("a", &[], by.now).await.unwrap();
+    assert_eq!(live().await.len(), 1);
+    state.beat("a", 0, by.now + 11).await.unwrap();
+    state
+        .report_live("a", &[row("r2")], by.now + 11)
+        .await
+        .unwrap();
+    assert_eq!(
+        live().await.len(),
+        1,
+        "b was not heard of for eleven seconds"
+    );
+}
+
+async fn a_newer_schema_is_refused_and_left_alone(stage: Stage) {
+    let newer = "UPDATE schema_version SET number = number + 1";
+    sqlx::query(newer).execute(&stage.state.pool).await.unwrap();
+    let settings = Settings {
+        edge: "edge.test".to_owned(),
+        reveal: true,
+    };
+    let seal = Seal::new(&[7; 32]).unwrap();
+    let refused = State::open(&stage.url, seal, settings).await.unwrap_err();
+    assert!(matches!(
+        refused,
+        OpenError::Schema(SchemaError::Newer { found: 2, known: 1 })
+    ));
+    let (found,): (i64,) = sqlx::query_as("SELECT number FROM schema_version")
+        .fetch_one(&stage.state.pool)
+        .await
+        .unwrap();
+    assert_eq!(found, 2);
+}
+
+async fn two_edges_that_start_on_an_empty_database_both_come_up(stage: Stage) {
+    // An empty one: everything of the first start is taken away again.
+    for table in [
+        "audit",
+        "live_connection",
+        "instance",
+        "idempotency",
+        "used_assertion",
+        "access_token",
+        "rule",
+        "issuer",
+        "bundle",
+        "access",
+        "certificate",
+        "connector_credential",
+        "tunnel",
+        "setting",
+        "sequence",
+        "schema_version",
+    ] {
+        let query = format!("DROP TABLE {table}");
+        sqlx::query(&query)
+            .execute(&stage.state.pool)
+            .await
+            .unwrap();
+    }
+    let (one, two, three) = tokio::join!(stage.another(), stage.another(), stage.another());
+    for state in [&one, &two, &three] {
+        state.create_tunnel(&stage.by(), None).await.unwrap();
+    }
+    assert_eq!(one.last_change().await.unwrap(), 3);
+}
+
+async fn a_rule_that_would_take_everybody_is_not_made(stage: Stage) {
+    let (state, by) = (&stage.state, stage.by());
+    let issuer = state
+        .add_issuer(&by, &issuer(vec![Signer::p256().jwk("a")]))
+        .await
+        .unwrap();
+    let good = rule(&issuer.id);
+    let with = |change: &dyn Fn(&mut crate::state::Rule)| {
+        let mut rule = good.clone();
+        change(&mut rule);
+        rule
+    };
+    let cases: [(crate::state::Rule, &str); 8] = [
+        (with(&|r| r.r#match.audience.clear()), "match.audience"),
+        (with(&|r| r.r#match.subject_prefix = None), "match:"),
+        (
+            with(&|r| r.r#match.subject_prefix = Some("*".to_owned())),
+            "match:",
+        ),
+        (
+            with(&|r| r.r#match.subject_prefix = Some("a*b".to_owned())),
+            "match.subject_prefix",
+        ),
+        (
+            with(&|r| r.token_lifetime_seconds = 59),
+            "token_lifetime_seconds",
+        ),
+        (with(&|r| r.name = "A".to_owned()), "name"),
+        (
+            with(&|r| r.issuer_id = "fdis_0".to_owned()),
+            "no such issuer",
+        ),
+        (
+            with(&|r| r.tunnel_id = Some("tnl_0".to_owned())),
+            "no such tunnel",
+        ),
+    ];
+    for (rule, names) in cases {
+        let refused = state.add_rule(&by, &rule).await.unwrap_err().to_string();
+        assert!(refused.starts_with(names), "{refused} for {names}");
+    }
+    state.add_rule(&by, &good).await.unwrap();
+    let taken = state.add_rule(&by, &good).await.unwrap_err().to_string();
+    assert!(taken.starts_with("name: is taken"), "{taken}");
+}
