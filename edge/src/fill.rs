@@ -175,7 +175,9 @@ fn row(connection: crate::directory::LiveConnection) -> LiveRow {
 /// As it is at `now`: what was cut is gone, and what opens nothing more says so by a time that is past.
 fn at(tunnel: &SnapshotTunnel, now: u64) -> SnapshotTunnel {
     let mut tunnel = tunnel.clone();
-    tunnel.credentials.retain(|credential| credential.carries(now));
+    tunnel
+        .credentials
+        .retain(|credential| credential.carries(now));
     for credential in &mut tunnel.credentials {
         if !credential.opens(now) {
             credential.refused_at = Some(0);
@@ -195,7 +197,9 @@ fn entry(id: &str, tunnel: &SnapshotTunnel, now: u64) -> TunnelEntry {
             id: credential.id.clone(),
             sha256: *credential.sha256.parse::<pki::Fingerprint>().ok()?.octets(),
             accepts: credential.opens(now),
-            cut_at: credential.cut_at.map(|at| UNIX_EPOCH + Duration::from_secs(at)),
+            cut_at: credential
+                .cut_at
+                .map(|at| UNIX_EPOCH + Duration::from_secs(at)),
         })
     });
     TunnelEntry {
@@ -219,14 +223,21 @@ fn compiled(id: &str, access: &api::Access) -> Access {
         .map(|pem| Ok(pki::Certificate::from_pem(pem)?.der().clone()))
         .collect::<Result<_, pki::CertificateError>>();
     let Ok(client_ca_certificates) = certificates else {
-        tracing::error!(tunnel = id, "a client CA certificate in the state cannot be read");
+        tracing::error!(
+            tunnel = id,
+            "a client CA certificate in the state cannot be read"
+        );
         return Access::default();
     };
     let settings = AccessSettings {
         client_ca_certificates,
         clients: access.clients.clone(),
         denied: access.denied.iter().cloned().collect(),
-        cidrs: access.cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+        cidrs: access
+            .cidrs
+            .iter()
+            .filter_map(|cidr| cidr.parse().ok())
+            .collect(),
         asns: access.asns.iter().copied().collect(),
         limits: Limits {
             streams: access.limits.streams.unwrap_or(Limits::STREAMS),
@@ -243,5 +254,7 @@ fn compiled(id: &str, access: &api::Access) -> Access {
 }
 
 fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }

@@ -31,7 +31,7 @@ pub use secret::{CreateSecret, LiveConnection, Secret};
 pub use timestamp::Timestamp;
 pub use tunnel::{CreateTunnel, Reason, RotateToken, Token, Tunnel};
 
-/// Value of the request header `anthropic-version` that this API answers to.
+/// Value of the request header `anthropic-version` that clients of ours send; edges take any date.
 pub const VERSION: &str = "2023-06-01";
 /// Name of the header that says which version of the API is meant.
 pub const VERSION_HEADER: &str = "anthropic-version";

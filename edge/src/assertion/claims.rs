@@ -108,11 +108,11 @@ fn check_match(
     matcher: &Matcher,
 ) -> Result<(), Refusal> {
     if let Some(wanted) = &matcher.subject_prefix {
-        let matches = match wanted.strip_suffix('*') {
+        let fits = match wanted.strip_suffix('*') {
             Some(prefix) => subject.starts_with(prefix),
             None => subject == wanted,
         };
-        if !matches {
+        if !fits {
             return Err(Refusal::Subject {
                 found: shown(subject),
                 wanted: shown(wanted),

@@ -129,10 +129,10 @@ pub(super) fn parse(text: &str) -> Result<Target, &'static str> {
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
     Ok(Target {
+        uri,
         host,
         port,
         tls,
-        uri,
     })
 }
 
@@ -306,25 +306,20 @@ fn is_json(kind: &str) -> bool {
 /// The issuer's own CA, else those of the machine.
 fn trust(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
     static MACHINE: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    match ca {
-        Some(pem) => {
-            let ca = pki::Certificate::from_pem(pem).map_err(|error| error.to_string())?;
-            let mut roots = RootCertStore::empty();
-            roots
-                .add(ca.der().clone())
-                .map_err(|error| error.to_string())?;
-            config(roots)
-        }
-        None => {
-            if let Some(config) = MACHINE.get() {
-                return Ok(config.clone());
-            }
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            let config = config(roots)?;
-            Ok(MACHINE.get_or_init(|| config).clone())
-        }
+    let mut roots = RootCertStore::empty();
+    if let Some(pem) = ca {
+        let ca = pki::Certificate::from_pem(pem).map_err(|error| error.to_string())?;
+        roots
+            .add(ca.der().clone())
+            .map_err(|error| error.to_string())?;
+        return config(roots);
     }
+    if let Some(config) = MACHINE.get() {
+        return Ok(config.clone());
+    }
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = config(roots)?;
+    Ok(MACHINE.get_or_init(|| config).clone())
 }
 
 fn config(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {

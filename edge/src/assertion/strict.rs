@@ -68,12 +68,12 @@ impl<'de> Visitor<'de> for Seed {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
+        Ok(Value::from(value))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = list.next_element_seed(Seed)? {
+        while let Some(value) = list.next_element_seed(Self)? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -82,7 +82,7 @@ impl<'de> Visitor<'de> for Seed {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(name) = entries.next_key::<String>()? {
-            let value = entries.next_value_seed(Seed)?;
+            let value = entries.next_value_seed(Self)?;
             if object.insert(name, value).is_some() {
                 return Err(de::Error::custom("a name is there twice"));
             }

@@ -35,7 +35,7 @@ pub(super) async fn run(arguments: Arguments, options: &StateOptions) -> Result<
     let types =
         types.unwrap_or_else(|| vec!["JWT".to_owned(), "JOSE".to_owned(), "at+jwt".to_owned()]);
     let object = match decode(text.trim(), &types) {
-        Err(refusal) => json!({ "accepted": false, "reason": refusal.to_string() }),
+        Err(refusal) => json!({ "accepted": false, "reasons": [refusal.to_string()] }),
         Ok(decoded) => explain(&decoded, found.as_ref()).await,
     };
     print(&object)
@@ -53,36 +53,41 @@ async fn rule(id: &str, options: &StateOptions) -> Result<(Rule, Issuer), Failur
 }
 
 async fn explain(decoded: &Decoded, found: Option<&(Rule, Issuer)>) -> Value {
-    let mut object = json!({ "header": decoded.header, "claims": decoded.claims });
     let Some((rule, issuer)) = found else {
-        object["next"] = "name a rule with --rule to compare".into();
-        return object;
+        return json!({
+            "header": decoded.header,
+            "claims": decoded.claims,
+            "next": "name a rule with --rule to compare",
+        });
     };
     let signature = signature(decoded, issuer).await;
-    let claims = compare(decoded, rule, issuer, now()).map(|_| ());
+    let claims = compare(decoded, rule, issuer, now());
     let claims = claims.map_err(|refusal| refusal.to_string());
-    object["compared"] = json!({
-        "issuer": issuer.issuer_url,
-        "match": rule.r#match,
-        "max_jwt_lifetime_seconds": issuer.max_jwt_lifetime_seconds,
-    });
-    object["accepted"] = match (&signature, &claims) {
-        (Ok(true), Ok(())) => true.into(),
-        (Ok(false), Ok(())) => "if the signature holds".into(),
+    let accepted: Value = match (&signature, &claims) {
+        (Ok(true), Ok(_)) => true.into(),
+        (Ok(false), Ok(_)) => "if the signature holds".into(),
         _ => false.into(),
     };
-    object["signature"] = match &signature {
-        Ok(true) => "holds".into(),
+    let checked = match &signature {
+        Ok(true) => "holds",
         Ok(false) => {
-            "not checked: the keys are fetched from the issuer, and nothing is fetched here".into()
+            "not checked: the keys are fetched from the issuer, and nothing is fetched here"
         }
-        Err(reason) => reason.clone().into(),
+        Err(_) => "does not hold",
     };
-    object["reason"] = claims
-        .err()
-        .or(signature.err())
-        .map_or(Value::Null, Value::from);
-    object
+    let reasons: Vec<String> = signature.err().into_iter().chain(claims.err()).collect();
+    json!({
+        "header": decoded.header,
+        "claims": decoded.claims,
+        "compared": {
+            "issuer": issuer.issuer_url,
+            "match": rule.r#match,
+            "max_jwt_lifetime_seconds": issuer.max_jwt_lifetime_seconds,
+        },
+        "signature": checked,
+        "accepted": accepted,
+        "reasons": reasons,
+    })
 }
 
 /// Whether it was checked and held; the reason if not.
@@ -97,4 +102,51 @@ async fn signature(decoded: &Decoded, issuer: &Issuer) -> Result<bool, String> {
     checked
         .map(|()| true)
         .map_err(|refusal| refusal.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::issuer::{Signer, claims_at, issuer, rule};
+
+    #[tokio::test]
+    async fn a_token_is_explained_in_the_words_of_the_audit_log() {
+        let (signer, other) = (Signer::p256(), Signer::p256());
+        let found = (rule("fdis_1"), issuer(vec![signer.jwk("k")]));
+        let types = ["JWT".to_owned()];
+        let good = decode(&signer.sign("k", &claims_at(now())), &types).unwrap();
+        let object = explain(&good, Some(&found)).await;
+        assert_eq!(
+            (&object["accepted"], &object["reasons"]),
+            (&json!(true), &json!([]))
+        );
+        assert_eq!(object["claims"]["sub"], "system:serviceaccount:mcp:setup");
+
+        let old = decode(&signer.sign("k", &claims_at(now() - 660)), &types).unwrap();
+        let object = explain(&old, Some(&found)).await;
+        assert_eq!(object["accepted"], false);
+        assert!(
+            object["reasons"][0]
+                .as_str()
+                .unwrap()
+                .starts_with("expired 6"),
+            "{object}"
+        );
+        assert_eq!(object["signature"], "holds");
+
+        let forged = decode(&other.sign("k", &claims_at(now())), &types).unwrap();
+        let object = explain(&forged, Some(&found)).await;
+        assert_eq!(object["accepted"], false);
+        assert!(
+            object["reasons"][0].as_str().unwrap().contains("signature"),
+            "{object}"
+        );
+
+        let mut fetched = found.clone();
+        fetched.1.keys = KeySource::ExplicitUrl {
+            url: "https://issuer.test/jwks".to_owned(),
+        };
+        let object = explain(&good, Some(&fetched)).await;
+        assert_eq!(object["accepted"], "if the signature holds");
+    }
 }

@@ -44,7 +44,7 @@ impl Session {
         number: u64,
         object: &impl serde::Serialize,
     ) -> Result<(), Failure> {
-        let mut object = serde_json::to_value(object).expect("plain data has a JSON form");
+        let object = serde_json::to_value(object).expect("plain data has a JSON form");
         let mut enforced = self.enforced(number).await?;
         for _ in 0..ENFORCEMENT.as_millis() / POLL.as_millis() {
             if enforced.instances >= enforced.of {
@@ -53,7 +53,8 @@ impl Session {
             tokio::time::sleep(POLL).await;
             enforced = self.enforced(number).await?;
         }
-        object["enforced"] = serde_json::json!(enforced);
+        let mut object = object.as_object().cloned().unwrap_or_default();
+        object.insert("enforced".to_owned(), serde_json::json!(enforced));
         print(&object)
     }
 
@@ -89,6 +90,21 @@ impl StateOptions {
             };
             Failure::new(exit, "cannot open the state").caused_by(&error)
         })
+    }
+
+    /// Opens the state of the edge `name`, and makes it at the first start.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and 78 if the state belongs to another edge.
+    pub async fn open_as(&self, name: &str, by: &By) -> Result<State, Failure> {
+        make_private(&self.state)?;
+        let state = self.open(name).await?;
+        match state.initialise(by, name).await {
+            Ok(_) => Ok(state),
+            Err(error @ ChangeError::Database(_)) => Err(failed(&error)),
+            Err(error) => Err(Failure::config("the state is not this edge's").caused_by(&error)),
+        }
     }
 
     fn url(&self) -> Result<String, Failure> {

@@ -184,14 +184,26 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Only one version is served; who sends none means that one.
+/// Whatever version is meant is served in the same shapes: the SDKs of 2026 name a newer one than the
+/// documents of the Tunnels API do. Only what is no version is refused.
 pub(super) fn check_version(headers: &HeaderMap) -> Result<(), Failed> {
-    match headers.get(api::VERSION_HEADER) {
-        Some(version) if version != api::VERSION => Err(Failed::invalid(format!(
-            "anthropic-version: must be {}",
-            api::VERSION
-        ))),
-        _ => Ok(()),
+    let Some(version) = headers.get(api::VERSION_HEADER) else {
+        return Ok(());
+    };
+    let dated = version
+        .as_bytes()
+        .iter()
+        .enumerate()
+        .all(|(at, byte)| match at {
+            4 | 7 => *byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    if dated && version.len() == 10 {
+        Ok(())
+    } else {
+        Err(Failed::invalid(
+            "anthropic-version: must be a date such as 2023-06-01",
+        ))
     }
 }
 

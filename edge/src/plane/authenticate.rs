@@ -41,15 +41,16 @@ pub(super) fn authorize(grant: &Grant, route: &Route) -> Result<(), Failed> {
             Scope::Manage.as_str()
         )));
     }
-    match &grant.tunnel {
-        None => Ok(()),
-        Some(_) if route.endpoint == Endpoint::ListTunnels => Ok(()),
-        Some(_) if route.tunnel.is_empty() => {
-            Err(Failed::forbidden("This token is for one tunnel only"))
-        }
+    let Some(only) = &grant.tunnel else {
+        return Ok(());
+    };
+    if route.endpoint == Endpoint::ListTunnels || *only == route.tunnel {
+        Ok(())
+    } else if route.tunnel.is_empty() {
+        Err(Failed::forbidden("This token is for one tunnel only"))
+    } else {
         // Whoever may not see a tunnel does not learn that it is there.
-        Some(only) if *only != route.tunnel => Err(Failed::no_such("tunnel")),
-        Some(_) => Ok(()),
+        Err(Failed::no_such("tunnel"))
     }
 }
 

@@ -86,13 +86,19 @@ impl Route {
 /// 404 for no such path, 405 for no such method on it, 400 for a query that is there twice.
 pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, Failed> {
     let query = read_query(uri.query().unwrap_or_default())?;
-    let segments: Vec<&str> = uri.path().trim_start_matches('/').split('/').collect();
+    let segments: Vec<&str> = uri
+        .path()
+        .strip_prefix('/')
+        .unwrap_or_default()
+        .split('/')
+        .collect();
+    let tunnel_path = segments.starts_with(&["v1", "tunnels"]);
     let (tunnel, part) = match segments.as_slice() {
         ["v1", "tunnels", tunnel, _, part, ..] => (*tunnel, *part),
         ["v1", "tunnels", tunnel, ..] => (*tunnel, ""),
         _ => ("", ""),
     };
-    if !tunnel.is_empty() && !Identifier::Tunnel.fits(tunnel) {
+    if segments.len() > 2 && tunnel_path && !Identifier::Tunnel.fits(tunnel) {
         return Err(Failed::no_such("tunnel"));
     }
     let choices = endpoints(&segments).ok_or_else(Failed::not_found)?;
@@ -173,8 +179,10 @@ mod tests {
             (Method::GET, "/v1/tunnels/tnl_1/"),
             (Method::DELETE, "/v1/tunnels/tnl_1"),
             (Method::GET, "/v1/tunnels/tnl_1/reveal_token"),
-            (Method::GET, "//v1/tunnels?limit=1&limit=2"),
+            (Method::GET, "/v1/tunnels?limit=1&limit=2"),
             (Method::GET, "/v1/tunnels?page=%"),
+            (Method::GET, "//v1/tunnels"),
+            (Method::GET, "/v1//tunnels"),
         ] {
             assert!(find(method, uri).is_err(), "{uri}");
         }

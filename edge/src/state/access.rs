@@ -38,6 +38,10 @@ impl State {
     /// # Errors
     ///
     /// [`ChangeError::Invalid`] names the entry, [`ChangeError::Stale`] the version now.
+    ///
+    /// # Panics
+    ///
+    /// Never: plain data has a JSON form.
     pub async fn put_access(
         &self,
         by: &By,
@@ -173,9 +177,11 @@ fn is_network(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    type Change<'a> = &'a dyn Fn(&mut api::Access);
+
     #[test]
     fn a_slip_in_the_access_list_is_named_by_its_place() {
-        let with = |change: &dyn Fn(&mut api::Access)| {
+        let with = |change: Change<'_>| {
             let mut access = api::Access {
                 cidrs: vec!["192.0.2.0/24".to_owned(), "2001:db8::/32".to_owned()],
                 clients: vec![
@@ -189,7 +195,7 @@ mod tests {
             check(&access)
         };
         assert_eq!(with(&|_| ()), Ok(()));
-        let cases: [(&dyn Fn(&mut api::Access), &str); 8] = [
+        let cases: [(Change<'_>, &str); 8] = [
             (&|a| a.cidrs.push("192.0.2.17/24".to_owned()), "cidrs[2]"),
             (&|a| a.cidrs.push("192.0.2.0/33".to_owned()), "cidrs[2]"),
             (

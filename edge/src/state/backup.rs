@@ -359,9 +359,14 @@ fn read(input: impl BufRead) -> Result<(Head, Rows), BackupError> {
                 Err(damaged(line, "rows are missing"))
             };
         }
-        let table = TABLES.iter().find(|table| value["table"] == table.name);
+        let table = TABLES
+            .iter()
+            .find(|table| value.get("table").is_some_and(|name| name == table.name));
         let table = table.ok_or(damaged(line, "there is no such table"))?;
-        let row = value["row"].as_object().filter(|row| table.holds(row));
+        let row = value
+            .get("row")
+            .and_then(Value::as_object)
+            .filter(|row| table.holds(row));
         let row = row.ok_or(damaged(line, "this is no row of its table"))?;
         rows.push((table, row.clone()));
     }
@@ -376,10 +381,11 @@ fn read_head(text: &str) -> Result<Head, BackupError> {
     let Ok(head) = serde_json::from_str::<Value>(text) else {
         return Err(damaged);
     };
+    let number = |name| head.get(name).and_then(Value::as_i64);
     let (Some(1), Some(schema), Some(change)) = (
-        head["keyward_edge_backup"].as_i64(),
-        head["schema"].as_i64(),
-        head["change"].as_i64(),
+        number("keyward_edge_backup"),
+        number("schema"),
+        number("change"),
     ) else {
         return Err(damaged);
     };
@@ -389,7 +395,8 @@ fn read_head(text: &str) -> Result<Head, BackupError> {
             known: schema::current(),
         });
     }
-    let taken_at = head["taken_at"].as_str().unwrap_or_default().to_owned();
+    let taken_at = head.get("taken_at").and_then(Value::as_str);
+    let taken_at = taken_at.unwrap_or_default().to_owned();
     let change = change.clamp(0, signed(u64::MAX) / 2);
     Ok(Head { change, taken_at })
 }

@@ -46,11 +46,7 @@ impl State {
             }
             refuse(bundle, unsigned(*sequence), signer, next.as_deref())?;
         }
-        if let Some((sequence, _, _, next)) = last
-            && next.is_none_or(|next| Some(&next) == bundle.next_signer.as_ref())
-        {
-            // The last one named no next key that this one does not name too: nobody needs it any more,
-            // unless it was the first to name it.
+        if let Some((sequence, ..)) = last {
             change.forget(tunnel, sequence).await?;
         }
         sqlx::query(

@@ -1,6 +1,6 @@
 //! CA certificates registered for a tunnel: two at most are active.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -38,7 +38,7 @@ impl RegisteredCa {
         Ok(Self {
             fingerprint: ca.fingerprint().to_string(),
             pem: ca.to_pem(),
-            expires_at: api::Timestamp::from(SystemTime::from(ca.validity().not_after())).seconds(),
+            expires_at: ca.validity().not_after_unix(),
         })
     }
 }

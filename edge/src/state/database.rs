@@ -32,7 +32,7 @@ pub enum OpenError {
 }
 
 impl State {
-    /// Opens the database at `url` and brings its schema forward. An SQLite file is made if absent.
+    /// Opens the database at `url` and brings its schema forward. An `SQLite` file is made if absent.
     ///
     /// # Errors
     ///
@@ -61,14 +61,14 @@ impl State {
         })
     }
 
-    /// The URL of an SQLite file that is made when it is absent.
+    /// The URL of an `SQLite` file that is made when it is absent.
     pub fn file_url(path: &Path) -> String {
         format!("sqlite://{}?mode=rwc", path.display())
     }
 }
 
-/// SQLite: readers do not wait for the writer, and what was committed survives a power cut.
-/// PostgreSQL: no statement of ours takes long, so one that does is stuck.
+/// `SQLite`: readers do not wait for the writer, and what was committed survives a power cut.
+/// `PostgreSQL`: no statement of ours takes long, so one that does is stuck.
 async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let statements: &[&str] = match connection.backend_name() {
         "SQLite" => &[

@@ -1,7 +1,7 @@
 //! What the edge remembers: tunnels, digests of credentials, CA certificates, who may call, who may
 //! exchange tokens, and what was done by whom.
 //!
-//! SQLite in a file, or PostgreSQL by a URL; the statements are the same for both, in the part of SQL
+//! `SQLite` in a file, or `PostgreSQL` by a URL; the statements are the same for both, in the part of SQL
 //! that both speak, over text and 64-bit integers. Every change is one transaction that begins by
 //! counting up one row, so that writers come one after the other on both, and ends by writing one
 //! audit row: [`Change`] has no other way to be committed. Other edges see the count and read anew.

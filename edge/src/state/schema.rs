@@ -29,7 +29,12 @@ pub(super) fn current() -> i64 {
 
 /// Brings the database forward, all of it or nothing. Several edges may do so at once.
 pub(super) async fn migrate(pool: &AnyPool) -> Result<(), SchemaError> {
-    let mut transaction = pool.begin().await?;
+    // SQLite: as a writer from the start, because a reader that turns into one may be refused.
+    let begin = match pool.acquire().await?.backend_name() {
+        "SQLite" => "BEGIN IMMEDIATE",
+        _ => "BEGIN",
+    };
+    let mut transaction = pool.begin_with(begin).await?;
     exclude_others(&mut transaction).await?;
     let (found,): (i64,) = sqlx::query_as("SELECT number FROM schema_version")
         .fetch_one(&mut *transaction)
@@ -54,7 +59,7 @@ pub(super) async fn migrate(pool: &AnyPool) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// The first of two waits for the second's end: SQLite has one writer, PostgreSQL a lock by number.
+/// The first of two waits for the second's end: `SQLite` has one writer, `PostgreSQL` a lock by number.
 async fn exclude_others(transaction: &mut Transaction<'static, Any>) -> Result<(), sqlx::Error> {
     if transaction.backend_name() == "PostgreSQL" {
         // The letters of "keyw".

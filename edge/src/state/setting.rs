@@ -105,11 +105,15 @@ fn uuid() -> String {
     octets[6] = octets[6] & 0x0f | 0x40;
     octets[8] = octets[8] & 0x3f | 0x80;
     let digits = format!("{:032x}", u128::from_be_bytes(octets));
-    let (a, rest) = digits.split_at(8);
-    let (b, rest) = rest.split_at(4);
-    let (c, rest) = rest.split_at(4);
-    let (d, e) = rest.split_at(4);
-    [a, b, c, d, e].join("-")
+    let mut parts = Vec::with_capacity(5);
+    let mut rest = digits.as_str();
+    for length in [8, 4, 4, 4] {
+        let (part, behind) = rest.split_at(length);
+        parts.push(part);
+        rest = behind;
+    }
+    parts.push(rest);
+    parts.join("-")
 }
 
 #[cfg(test)]

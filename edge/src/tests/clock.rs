@@ -23,6 +23,11 @@ impl StandingClock {
         now.1 += Duration::from_secs(seconds);
     }
 
+    /// The wall clock alone.
+    pub(crate) fn set(&self, seconds: u64) {
+        self.0.lock().unwrap().0 = seconds;
+    }
+
     pub(crate) fn seconds(&self) -> u64 {
         self.0.lock().unwrap().0
     }

@@ -142,8 +142,12 @@ fn elliptic(key: &EcdsaKeyPair, kid: &str, curve: &str) -> Value {
 
 /// Claims that the rule of [`rule`] takes at [`START`].
 pub(crate) fn claims() -> Value {
+    claims_at(START)
+}
+
+pub(crate) fn claims_at(now: u64) -> Value {
     json!({"iss": URL, "aud": AUDIENCE, "sub": "system:serviceaccount:mcp:setup",
-           "iat": START - 10, "nbf": START - 10, "exp": START + 600})
+           "iat": now - 10, "nbf": now - 10, "exp": now + 600})
 }
 
 pub(crate) fn issuer(keys: Vec<Value>) -> Issuer {

@@ -5,7 +5,7 @@ pub(crate) mod issuer;
 mod postgres;
 pub(crate) mod stage;
 
-/// Each test once on SQLite and once on PostgreSQL: `on_both!(a, b)` for `async fn a(stage: Stage)`.
+/// Each test once on `SQLite` and once on `PostgreSQL`: `on_both!(a, b)` for `async fn a(stage: Stage)`.
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod sqlite {

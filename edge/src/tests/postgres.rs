@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster of this test program's own: made in a temporary directory, on a loopback port
+//! A `PostgreSQL` cluster of this test program's own: made in a temporary directory, on a loopback port
 //! that was free, by an unprivileged user, and gone when the program ends.
 
 use std::net::TcpListener;
@@ -131,7 +131,7 @@ fn serve(directory: &Path, data: &Path) -> Option<Cluster> {
     })
 }
 
-/// PostgreSQL does not run as root.
+/// `PostgreSQL` does not run as root.
 fn unprivileged(program: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);

@@ -155,8 +155,8 @@ async fn a_changed_token_is_refused_wherever_it_is_changed() {
         assert!(check(&changed, &issuer, START).await.is_err(), "at {place}");
     }
     // ECDSA: r = s = 0 verifies under a broken verifier (CVE-2022-21449).
-    let (signed, _) = good.rsplit_once('.').unwrap();
-    let zeros = format!("{signed}.{}", base64url::encode(&[0; 64]));
+    let (unsigned, _) = good.rsplit_once('.').unwrap();
+    let zeros = format!("{unsigned}.{}", base64url::encode(&[0; 64]));
     assert!(check(&zeros, &issuer, START).await.is_err());
 }
 

@@ -31,7 +31,14 @@ impl Drop for Server {
 
 impl Server {
     async fn start(answers: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on("127.0.0.1:0", answers).await
+    }
+
+    async fn start_on(
+        address: &str,
+        answers: impl Fn(&str, &str) -> String + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let log = asked.clone();
@@ -144,8 +151,8 @@ async fn discovery_leads_to_the_keys_and_they_are_kept_for_five_minutes() {
 async fn an_unknown_kid_fetches_once_and_then_not_for_fifteen_seconds() {
     let (old, new) = (Signer::p256(), Signer::p256());
     let sets = Arc::new(Mutex::new(json!({"keys": [old.jwk("old")]})));
-    let served = sets.clone();
-    let server = Server::start(move |_, _| ok(&served.lock().unwrap())).await;
+    let shown = sets.clone();
+    let server = Server::start(move |_, _| ok(&shown.lock().unwrap())).await;
     let source = KeySource::ExplicitUrl { url: server.url() };
     let world = World::new("https://issuer.test", source, system_resolver());
     world.check(&old, "old").await.unwrap();
@@ -295,30 +302,39 @@ async fn no_private_address_is_dialled_by_whatever_name() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_bound_anew_is_asked_for_once_and_not_dialled() {
+async fn a_name_that_is_bound_anew_is_asked_for_once_and_what_was_checked_is_dialled() {
     let signer = Signer::p256();
-    let server = Server::start(|_, _| panic!("it must not be asked")).await;
+    let jwk = signer.jwk("a");
+    let checked = Server::start_on("127.0.0.2:0", move |_, _| ok(&json!({"keys": [jwk]}))).await;
+    let other = Server::start(|_, _| panic!("it must not be asked")).await;
     let asked = Arc::new(AtomicUsize::new(0));
-    let (count, private) = (asked.clone(), server.address);
-    // Public for whoever checks first, private for whoever dials by name afterwards.
+    // One address for whoever checks, another for whoever asks again to dial.
+    let addresses = [checked.address, other.address];
+    let count = asked.clone();
     let resolver: Resolver = Arc::new(move |_, _| {
-        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
-        let address = if first {
-            "192.0.2.1:443".parse().unwrap()
-        } else {
-            private
-        };
+        let address = addresses[count.fetch_add(1, Ordering::SeqCst).min(1)];
         Box::pin(async move { Ok(vec![address]) })
     });
     let source = KeySource::ExplicitUrl {
-        url: "https://issuer.test/jwks".to_owned(),
+        url: "http://issuer.test/jwks".to_owned(),
     };
     let mut world = World::new("https://issuer.test", source, resolver);
-    world.issuer.allowed_networks.clear();
-    let error = world.check(&signer, "a").await.unwrap_err();
-    assert!(matches!(error, Refusal::Keys(_)), "{error}");
-    assert_eq!(asked.load(Ordering::SeqCst), 1);
-    assert_eq!(server.asked(), 0);
+    world.issuer.allowed_networks = vec!["127.0.0.2/32".parse().unwrap()];
+    world.check(&signer, "a").await.unwrap();
+    assert_eq!(
+        (asked.load(Ordering::SeqCst), checked.asked(), other.asked()),
+        (1, 1, 0)
+    );
+    // The other way round: what is not listed is not dialled, whatever the name says next.
+    world.clock.advance(300);
+    sets_no_further(&world, &signer).await;
+    assert_eq!((checked.asked(), other.asked()), (1, 0));
+}
+
+/// The kept keys still serve; the fetch in between was refused.
+async fn sets_no_further(world: &World, signer: &Signer) {
+    world.check(signer, "a").await.unwrap();
+    assert!(world.check(signer, "unknown").await.is_err());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::assertion::system_resolver;
 use crate::plane::{Plane, PlaneSettings, Rates};
 use crate::state::{Issuer, Rule};
-use crate::tests::issuer::{Signer, claims, issuer, rule};
+use crate::tests::issuer::{Signer, claims_at, issuer, rule};
 use crate::tests::stage::Stage;
 
 /// The control plane behind a port.
@@ -95,7 +95,7 @@ impl Served {
     }
 
     pub(super) fn assertion(&self, jti: &str) -> String {
-        let mut claims = claims();
+        let mut claims = claims_at(self.stage.clock.seconds());
         claims["jti"] = jti.into();
         self.signer.sign("k", &claims)
     }

@@ -3,4 +3,5 @@
 mod exchange;
 mod http_client;
 mod objects;
+mod real;
 mod refusals;

@@ -102,13 +102,11 @@ async fn lists_are_paged_by_cursor(stage: Stage) {
                 .iter()
                 .map(|t| t["id"].as_str().unwrap().to_owned()),
         );
-        match page.body["next_page"].as_str() {
-            Some(cursor) => path = format!("/v1/tunnels?limit=2&page={cursor}"),
-            None => {
-                assert_eq!(pages, 3);
-                break;
-            }
-        }
+        let Some(cursor) = page.body["next_page"].as_str() else {
+            assert_eq!(pages, 3);
+            break;
+        };
+        path = format!("/v1/tunnels?limit=2&page={cursor}");
     }
     assert_eq!(seen, made);
     for bad in [
@@ -427,14 +425,14 @@ async fn secrets_and_access_go_through_the_api(stage: Stage) {
         (put.status.as_u16(), &put.headers["etag"]),
         (200, &"\"1\"".parse().unwrap())
     );
-    let stale = served
+    let late = served
         .call(Method::PUT, &access, &[("if-match", "\"0\"")], &body)
         .await;
-    assert_eq!(stale.status, 412);
+    assert_eq!(late.status, 412);
     assert!(
-        stale.message().contains("its version is 1"),
+        late.message().contains("its version is 1"),
         "{}",
-        stale.message()
+        late.message()
     );
     let got = served.get(&access).await;
     assert_eq!(got.body["cidrs"], json!(["192.0.2.0/24"]));

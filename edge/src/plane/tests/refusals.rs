@@ -182,7 +182,7 @@ async fn a_broken_request_is_told_what_is_wrong(stage: Stage) {
     assert_eq!(status, 413);
     let plain = [("content-type", "text/plain")];
     assert_eq!(send(Method::POST, "/v1/tunnels", &plain, "{}").await.0, 400);
-    let old = [("anthropic-version", "2023-01-01")];
+    let old = [("anthropic-version", "latest")];
     let bearer = format!("Bearer {}", served.token);
     let headers = [("authorization", bearer.as_str()), old[0]];
     let answer = served.send(Method::GET, "/v1/tunnels", &headers, "").await;

@@ -27,32 +27,32 @@ const ALL: Page = Page {
     include_archived: true,
 };
 
-async fn tunnel(stage: &Stage) -> String {
-    let made = stage.state.create_tunnel(&stage.by(), Some("test")).await;
+async fn tunnel(given: &Stage) -> String {
+    let made = given.state.create_tunnel(&given.by(), Some("test")).await;
     made.unwrap().0.id
 }
 
-async fn opens(stage: &Stage, tunnel: &str, value: &str) -> Option<bool> {
-    let found = stage
+async fn opens(given: &Stage, tunnel: &str, value: &str) -> Option<bool> {
+    let found = given
         .state
         .credential(tunnel, &sha256(value))
         .await
         .unwrap();
-    found.map(|found| found.opens(stage.clock.seconds()))
+    found.map(|found| found.opens(given.clock.seconds()))
 }
 
-async fn carries(stage: &Stage, tunnel: &str, value: &str) -> bool {
-    let found = stage
+async fn carries(given: &Stage, tunnel: &str, value: &str) -> bool {
+    let found = given
         .state
         .credential(tunnel, &sha256(value))
         .await
         .unwrap();
-    found.unwrap().carries(stage.clock.seconds())
+    found.unwrap().carries(given.clock.seconds())
 }
 
-async fn every_change_writes_one_audit_row_and_counts_up_by_one(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn every_change_writes_one_audit_row_and_counts_up_by_one(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     state
         .suspend_tunnel(&by, &id, Some("for a test"))
         .await
@@ -73,7 +73,7 @@ async fn every_change_writes_one_audit_row_and_counts_up_by_one(stage: Stage) {
     state.archive_secret(&by, &id, &secret.id).await.unwrap();
     state.archive_tunnel(&by, &id, None).await.unwrap();
     assert_eq!(
-        stage.actions(100).await,
+        given.actions(100).await,
         [
             "tunnel_created",
             "tunnel_suspended",
@@ -100,9 +100,9 @@ async fn every_change_writes_one_audit_row_and_counts_up_by_one(stage: Stage) {
     assert_eq!(suspended.number, 2);
 }
 
-async fn a_refused_change_leaves_neither_row_nor_number(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn a_refused_change_leaves_neither_row_nor_number(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     let long = "x".repeat(256);
     for result in [
         state.create_tunnel(&by, Some("")).await.map(|_| ()),
@@ -121,14 +121,14 @@ async fn a_refused_change_leaves_neither_row_nor_number(stage: Stage) {
     ] {
         assert!(result.is_err());
     }
-    assert_eq!(stage.actions(100).await, ["tunnel_created"]);
+    assert_eq!(given.actions(100).await, ["tunnel_created"]);
     assert_eq!(state.last_change().await.unwrap(), 1);
 }
 
 /// As when the process is killed between two statements: the database rolls back.
-async fn a_change_that_is_dropped_halfway_has_not_happened(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn a_change_that_is_dropped_halfway_has_not_happened(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     {
         let mut change = state.change(&by).await.unwrap();
         let statement = "UPDATE tunnel SET archived_at = $1 WHERE id = $2";
@@ -137,33 +137,33 @@ async fn a_change_that_is_dropped_halfway_has_not_happened(stage: Stage) {
     }
     assert_eq!(state.tunnel(&id).await.unwrap().unwrap().archived_at, None);
     assert_eq!(state.last_change().await.unwrap(), 1);
-    assert_eq!(stage.actions(100).await, ["tunnel_created"]);
+    assert_eq!(given.actions(100).await, ["tunnel_created"]);
     // The next one does not wait for it.
     state.archive_tunnel(&by, &id, None).await.unwrap();
 }
 
-async fn a_token_is_found_by_its_digest_and_revealed_from_its_seal(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let (id, other) = (tunnel(&stage).await, tunnel(&stage).await);
+async fn a_token_is_found_by_its_digest_and_revealed_from_its_seal(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let (id, other) = (tunnel(&given).await, tunnel(&given).await);
     let token = state
         .reveal_token(&by, &id, Some("first start"))
         .await
         .unwrap();
     assert!(token.tunnel_token.starts_with("kwt-") && token.tunnel_token.len() == 47);
-    assert_eq!(opens(&stage, &id, &token.tunnel_token).await, Some(true));
-    assert_eq!(opens(&stage, &other, &token.tunnel_token).await, None);
-    assert_eq!(opens(&stage, &id, "kwt-x").await, None);
+    assert_eq!(opens(&given, &id, &token.tunnel_token).await, Some(true));
+    assert_eq!(opens(&given, &other, &token.tunnel_token).await, None);
+    assert_eq!(opens(&given, &id, "kwt-x").await, None);
     let row = state.audit(u64::MAX, 1).await.unwrap().remove(0);
     assert_eq!(row.action, "tunnel_token_revealed");
     assert_eq!(row.reason.as_deref(), Some("first start"));
     assert_eq!(row.target, Some(token.id));
-    let refused = stage.unrevealing().await.reveal_token(&by, &id, None).await;
+    let refused = given.unrevealing().await.reveal_token(&by, &id, None).await;
     assert!(matches!(refused, Err(ChangeError::Unrevealable(_))));
 }
 
-async fn no_value_of_a_credential_is_in_the_database(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn no_value_of_a_credential_is_in_the_database(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     let rotation = Rotation {
         idempotency_key: Some("k"),
         ..Rotation::default()
@@ -185,9 +185,9 @@ async fn no_value_of_a_credential_is_in_the_database(stage: Stage) {
     assert!(rows.iter().any(|text| *text == sha256(&token.tunnel_token)));
 }
 
-async fn rotation_ends_the_old_token_as_asked(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn rotation_ends_the_old_token_as_asked(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     let rotate = async |cut_old_after| {
         let rotation = Rotation {
             cut_old_after,
@@ -195,7 +195,7 @@ async fn rotation_ends_the_old_token_as_asked(stage: Stage) {
             idempotency_key: None,
         };
         state
-            .rotate_token(&stage.by(), &id, rotation)
+            .rotate_token(&given.by(), &id, rotation)
             .await
             .unwrap()
             .0
@@ -203,25 +203,25 @@ async fn rotation_ends_the_old_token_as_asked(stage: Stage) {
     let first = state.reveal_token(&by, &id, None).await.unwrap();
     let second = rotate(None).await;
     assert_ne!(first.id, second.id);
-    assert_eq!(opens(&stage, &id, &first.tunnel_token).await, Some(false));
+    assert_eq!(opens(&given, &id, &first.tunnel_token).await, Some(false));
     assert!(
-        carries(&stage, &id, &first.tunnel_token).await,
+        carries(&given, &id, &first.tunnel_token).await,
         "what is connected stays"
     );
-    assert_eq!(opens(&stage, &id, &second.tunnel_token).await, Some(true));
+    assert_eq!(opens(&given, &id, &second.tunnel_token).await, Some(true));
 
     let third = rotate(Some(3600)).await;
-    assert_eq!(opens(&stage, &id, &second.tunnel_token).await, Some(true));
-    assert!(carries(&stage, &id, &first.tunnel_token).await);
-    stage.clock.advance(3600);
-    assert_eq!(opens(&stage, &id, &second.tunnel_token).await, Some(false));
-    assert!(!carries(&stage, &id, &second.tunnel_token).await);
-    assert!(!carries(&stage, &id, &first.tunnel_token).await);
+    assert_eq!(opens(&given, &id, &second.tunnel_token).await, Some(true));
+    assert!(carries(&given, &id, &first.tunnel_token).await);
+    given.clock.advance(3600);
+    assert_eq!(opens(&given, &id, &second.tunnel_token).await, Some(false));
+    assert!(!carries(&given, &id, &second.tunnel_token).await);
+    assert!(!carries(&given, &id, &first.tunnel_token).await);
 
     rotate(Some(0)).await;
-    assert_eq!(opens(&stage, &id, &third.tunnel_token).await, Some(false));
+    assert_eq!(opens(&given, &id, &third.tunnel_token).await, Some(false));
     assert!(
-        !carries(&stage, &id, &third.tunnel_token).await,
+        !carries(&given, &id, &third.tunnel_token).await,
         "revoked at once"
     );
     assert_eq!(
@@ -230,14 +230,14 @@ async fn rotation_ends_the_old_token_as_asked(stage: Stage) {
     );
 }
 
-async fn a_third_token_waits_for_the_end_of_an_overlap(stage: Stage) {
-    let id = tunnel(&stage).await;
+async fn a_third_token_waits_for_the_end_of_an_overlap(given: Stage) {
+    let id = tunnel(&given).await;
     let rotate = async |cut_old_after| {
         let rotation = Rotation {
             cut_old_after,
             ..Rotation::default()
         };
-        stage.state.rotate_token(&stage.by(), &id, rotation).await
+        given.state.rotate_token(&given.by(), &id, rotation).await
     };
     rotate(Some(600)).await.unwrap();
     let refused = rotate(Some(600)).await.unwrap_err();
@@ -248,29 +248,29 @@ async fn a_third_token_waits_for_the_end_of_an_overlap(stage: Stage) {
     );
     rotate(Some(0)).await.unwrap();
     rotate(Some(600)).await.unwrap();
-    stage.clock.advance(600);
+    given.clock.advance(600);
     rotate(Some(600)).await.unwrap();
     let long = rotate(Some(604_801)).await.unwrap_err();
     assert!(matches!(long, ChangeError::Invalid(_)));
 }
 
-async fn the_same_key_and_request_give_the_same_token_for_ten_minutes(stage: Stage) {
-    let id = tunnel(&stage).await;
+async fn the_same_key_and_request_give_the_same_token_for_ten_minutes(given: Stage) {
+    let id = tunnel(&given).await;
     let rotate = async |key, cut_old_after| {
         let rotation = Rotation {
             cut_old_after,
             reason: None,
             idempotency_key: Some(key),
         };
-        let answer = stage.state.rotate_token(&stage.by(), &id, rotation).await;
+        let answer = given.state.rotate_token(&given.by(), &id, rotation).await;
         answer.map(|(token, _)| token)
     };
     let first = rotate("a", Some(0)).await.unwrap();
-    let changes = stage.state.last_change().await.unwrap();
-    stage.clock.advance(599);
+    let changes = given.state.last_change().await.unwrap();
+    given.clock.advance(599);
     assert_eq!(rotate("a", Some(0)).await.unwrap(), first);
     assert_eq!(
-        stage.state.last_change().await.unwrap(),
+        given.state.last_change().await.unwrap(),
         changes,
         "it is no second change"
     );
@@ -278,25 +278,25 @@ async fn the_same_key_and_request_give_the_same_token_for_ten_minutes(stage: Sta
     assert!(matches!(other, ChangeError::Conflict(_)), "{other}");
     let second = rotate("b", Some(0)).await.unwrap();
     assert_ne!(second, first);
-    stage.clock.advance(1);
+    given.clock.advance(1);
     assert_ne!(rotate("a", Some(0)).await.unwrap(), first);
     // Somebody else's key of the same name is another key.
-    let mut by = stage.by();
+    let mut by = given.by();
     by.actor = "rule:fdrl_2:x".to_owned();
     let rotation = Rotation {
         cut_old_after: Some(0),
         idempotency_key: Some("b"),
         ..Rotation::default()
     };
-    let (theirs, _) = stage.state.rotate_token(&by, &id, rotation).await.unwrap();
+    let (theirs, _) = given.state.rotate_token(&by, &id, rotation).await.unwrap();
     assert_ne!(theirs, second);
 }
 
 async fn where_tokens_are_not_kept_a_rotation_needs_a_key_and_its_answer_can_be_had_again(
-    stage: Stage,
+    given: Stage,
 ) {
-    let state = stage.unrevealing().await;
-    let by = stage.by();
+    let state = given.unrevealing().await;
+    let by = given.by();
     let id = state.create_tunnel(&by, None).await.unwrap().0.id;
     let refused = state.rotate_token(&by, &id, Rotation::default()).await;
     assert!(matches!(refused, Err(ChangeError::Invalid(_))));
@@ -309,7 +309,7 @@ async fn where_tokens_are_not_kept_a_rotation_needs_a_key_and_its_answer_can_be_
         state.rotate_token(&by, &id, rotation).await.unwrap().0,
         token
     );
-    assert_eq!(opens(&stage, &id, &token.tunnel_token).await, Some(true));
+    assert_eq!(opens(&given, &id, &token.tunnel_token).await, Some(true));
     state.sweep(by.now + 601).await.unwrap();
     assert_ne!(
         state.rotate_token(&by, &id, rotation).await.unwrap().0,
@@ -317,20 +317,20 @@ async fn where_tokens_are_not_kept_a_rotation_needs_a_key_and_its_answer_can_be_
     );
 }
 
-async fn secrets_are_idempotent_by_content_two_are_active_and_none_comes_back(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn secrets_are_idempotent_by_content_two_are_active_and_none_comes_back(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     let add = async |value: &str| state.create_secret(&by, &id, &sha256(value)).await;
     let (a, _) = add("a").await.unwrap();
     assert_eq!(add("a").await.unwrap().0, a);
     add("b").await.unwrap();
     let third = add("c").await.unwrap_err();
     assert!(matches!(third, ChangeError::Conflict(_)), "{third}");
-    assert_eq!(opens(&stage, &id, "a").await, Some(true));
+    assert_eq!(opens(&given, &id, "a").await, Some(true));
     let (archived, _) = state.archive_secret(&by, &id, &a.id).await.unwrap();
     assert!(archived.archived_at.is_some());
-    assert_eq!(opens(&stage, &id, "a").await, Some(false));
-    assert!(!carries(&stage, &id, "a").await);
+    assert_eq!(opens(&given, &id, "a").await, Some(false));
+    assert!(!carries(&given, &id, "a").await);
     let back = add("a").await.unwrap_err();
     assert!(matches!(back, ChangeError::Conflict(_)), "{back}");
     add("c").await.unwrap();
@@ -352,16 +352,16 @@ async fn secrets_are_idempotent_by_content_two_are_active_and_none_comes_back(st
     assert!(kinds.iter().all(|kind| kind == "tunnel_secret"));
 }
 
-async fn archiving_a_tunnel_ends_everything_of_it(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn archiving_a_tunnel_ends_everything_of_it(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     let token = state.reveal_token(&by, &id, None).await.unwrap();
     state.create_secret(&by, &id, &sha256("s")).await.unwrap();
     let (archived, _) = state.archive_tunnel(&by, &id, Some("gone")).await.unwrap();
     assert!(archived.archived_at.is_some());
     for value in [token.tunnel_token.as_str(), "s"] {
-        assert_eq!(opens(&stage, &id, value).await, Some(false));
-        assert!(!carries(&stage, &id, value).await);
+        assert_eq!(opens(&given, &id, value).await, Some(false));
+        assert!(!carries(&given, &id, value).await);
     }
     let snapshot = state.snapshot(by.now).await.unwrap();
     assert!(snapshot.tunnels[&id].archived && snapshot.tunnels[&id].credentials.is_empty());
@@ -389,14 +389,14 @@ async fn archiving_a_tunnel_ends_everything_of_it(stage: Stage) {
     }
 }
 
-async fn lists_are_paged_newest_first_and_nothing_is_seen_twice(stage: Stage) {
+async fn lists_are_paged_newest_first_and_nothing_is_seen_twice(given: Stage) {
     let mut made = Vec::new();
     for _ in 0..7 {
-        made.insert(0, tunnel(&stage).await);
+        made.insert(0, tunnel(&given).await);
     }
-    stage
+    given
         .state
-        .archive_tunnel(&stage.by(), &made[3], None)
+        .archive_tunnel(&given.by(), &made[3], None)
         .await
         .unwrap();
     let mut seen = Vec::new();
@@ -406,11 +406,11 @@ async fn lists_are_paged_newest_first_and_nothing_is_seen_twice(stage: Stage) {
         include_archived: false,
     };
     loop {
-        let (tunnels, next) = stage.state.tunnels(page, None).await.unwrap();
+        let (tunnels, next) = given.state.tunnels(page, None).await.unwrap();
         assert!(tunnels.len() <= 2);
         seen.extend(tunnels.into_iter().map(|tunnel| tunnel.id));
         // What is made meanwhile is newer than all that is still to come.
-        made.insert(0, tunnel(&stage).await);
+        made.insert(0, tunnel(&given).await);
         match next {
             Some(_) => page.before = next,
             None => break,
@@ -424,13 +424,13 @@ async fn lists_are_paged_newest_first_and_nothing_is_seen_twice(stage: Stage) {
         .map(|(_, id)| id)
         .collect();
     assert_eq!(seen, wanted);
-    let (only, next) = stage.state.tunnels(ALL, Some(&seen[0])).await.unwrap();
+    let (only, next) = given.state.tunnels(ALL, Some(&seen[0])).await.unwrap();
     assert_eq!((only.len(), next), (1, None));
 }
 
-async fn a_change_of_access_needs_the_version_that_it_was_made_from(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn a_change_of_access_needs_the_version_that_it_was_made_from(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     let with = |cidr: &str| api::Access {
         cidrs: vec![cidr.to_owned()],
         ..api::Access::default()
@@ -441,10 +441,10 @@ async fn a_change_of_access_needs_the_version_that_it_was_made_from(stage: Stage
         .await
         .unwrap();
     assert_eq!(first.version, 1);
-    let stale = state
+    let late = state
         .put_access(&by, &id, &with("198.51.100.0/24"), Some(0))
         .await;
-    assert!(matches!(stale, Err(ChangeError::Stale { current: 1 })));
+    assert!(matches!(late, Err(ChangeError::Stale { current: 1 })));
     assert_eq!(state.access(&id).await.unwrap(), first);
     let slip = state
         .put_access(&by, &id, &with("192.0.2.1/24"), Some(1))
@@ -462,9 +462,9 @@ async fn a_change_of_access_needs_the_version_that_it_was_made_from(stage: Stage
     );
 }
 
-async fn uses_are_written_down_once_a_minute(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
-    let id = tunnel(&stage).await;
+async fn uses_are_written_down_once_a_minute(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = tunnel(&given).await;
     let (secret, _) = state.create_secret(&by, &id, &sha256("s")).await.unwrap();
     let last = async |state: &State| state.secrets(&id, ALL).await.unwrap().0[0].last_used_at;
     assert_eq!(last(state).await, None);
@@ -473,5 +473,5 @@ async fn uses_are_written_down_once_a_minute(stage: Stage) {
     assert_eq!(last(state).await.unwrap().seconds(), by.now);
     state.used(&secret.id, by.now + 61).await.unwrap();
     assert_eq!(last(state).await.unwrap().seconds(), by.now + 61);
-    assert_eq!(stage.actions(9).await.len(), 2, "a use is no change");
+    assert_eq!(given.actions(9).await.len(), 2, "a use is no change");
 }

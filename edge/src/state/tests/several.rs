@@ -21,19 +21,19 @@ on_both!(
     a_rule_that_would_take_everybody_is_not_made,
 );
 
-async fn a_change_on_one_edge_is_seen_on_the_other(stage: Stage) {
-    let other = stage.another().await;
+async fn a_change_on_one_edge_is_seen_on_the_other(given: Stage) {
+    let other = given.another().await;
     let before = other.last_change().await.unwrap();
-    let id = stage
+    let id = given
         .state
-        .create_tunnel(&stage.by(), None)
+        .create_tunnel(&given.by(), None)
         .await
         .unwrap()
         .0
         .id;
     assert_eq!(other.last_change().await.unwrap(), before + 1);
-    let token = other.reveal_token(&stage.by(), &id, None).await.unwrap();
-    let found = stage
+    let token = other.reveal_token(&given.by(), &id, None).await.unwrap();
+    let found = given
         .state
         .credential(&id, &sha256(&token.tunnel_token))
         .await
@@ -41,22 +41,22 @@ async fn a_change_on_one_edge_is_seen_on_the_other(stage: Stage) {
     assert_eq!(found.unwrap().id, token.id);
 }
 
-async fn of_many_writers_at_once_two_get_a_place_and_no_number_is_lost(stage: Stage) {
-    let id = stage
+async fn of_many_writers_at_once_two_get_a_place_and_no_number_is_lost(given: Stage) {
+    let id = given
         .state
-        .create_tunnel(&stage.by(), None)
+        .create_tunnel(&given.by(), None)
         .await
         .unwrap()
         .0
         .id;
-    let other = stage.another().await;
+    let other = given.another().await;
     let writers = (0..12).map(|n| {
         let state = if n % 2 == 0 {
-            stage.state.clone()
+            given.state.clone()
         } else {
             other.clone()
         };
-        let (by, id) = (stage.by(), id.clone());
+        let (by, id) = (given.by(), id.clone());
         async move {
             state
                 .create_secret(&by, &id, &sha256(&n.to_string()))
@@ -75,7 +75,7 @@ async fn of_many_writers_at_once_two_get_a_place_and_no_number_is_lost(stage: St
         .filter(|won| *won)
         .count();
     assert_eq!(won, 2);
-    let numbers: BTreeSet<u64> = stage
+    let numbers: BTreeSet<u64> = given
         .state
         .audit(u64::MAX, 100)
         .await
@@ -84,21 +84,21 @@ async fn of_many_writers_at_once_two_get_a_place_and_no_number_is_lost(stage: St
         .map(|row| row.number)
         .collect();
     assert_eq!(numbers, (1..=3).collect());
-    assert_eq!(stage.state.last_change().await.unwrap(), 3);
+    assert_eq!(given.state.last_change().await.unwrap(), 3);
 }
 
-async fn granted(stage: &Stage) -> (Grant, Mark) {
-    let issuer = stage
+async fn granted(given: &Stage) -> (Grant, Mark) {
+    let issuer = given
         .state
-        .add_issuer(&stage.by(), &issuer(vec![Signer::p256().jwk("a")]))
+        .add_issuer(&given.by(), &issuer(vec![Signer::p256().jwk("a")]))
         .await
         .unwrap();
-    let rule = stage
+    let rule = given
         .state
-        .add_rule(&stage.by(), &rule(&issuer.id))
+        .add_rule(&given.by(), &rule(&issuer.id))
         .await
         .unwrap();
-    let now = stage.clock.seconds();
+    let now = given.clock.seconds();
     let grant = Grant {
         rule: rule.id,
         subject: "system:serviceaccount:mcp:setup".to_owned(),
@@ -114,59 +114,59 @@ async fn granted(stage: &Stage) -> (Grant, Mark) {
     (grant, mark)
 }
 
-async fn an_assertion_buys_one_access_token_on_all_edges_together(stage: Stage) {
-    let (grant, mark) = granted(&stage).await;
-    let other = stage.another().await;
+async fn an_assertion_buys_one_access_token_on_all_edges_together(given: Stage) {
+    let (grant, mark) = granted(&given).await;
+    let other = given.another().await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..10 {
         let state = if n % 2 == 0 {
-            stage.state.clone()
+            given.state.clone()
         } else {
             other.clone()
         };
-        let (by, grant, mark) = (stage.by(), grant.clone(), mark.clone());
+        let (by, grant, mark) = (given.by(), grant.clone(), mark.clone());
         tasks.spawn(async move { state.mint(&by, &grant, Some(&mark)).await.unwrap() });
     }
     let minted: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
     assert_eq!(minted.len(), 1);
-    let now = stage.clock.seconds();
+    let now = given.clock.seconds();
     assert_eq!(
         other.grant(minted[0].expose(), now).await.unwrap(),
         Some(grant.clone())
     );
     // A restart forgets nothing; only the end of the assertion does.
     assert!(
-        stage
+        given
             .another()
             .await
-            .mint(&stage.by(), &grant, Some(&mark))
+            .mint(&given.by(), &grant, Some(&mark))
             .await
             .unwrap()
             .is_none()
     );
-    stage.state.sweep(now + 59).await.unwrap();
+    given.state.sweep(now + 59).await.unwrap();
     assert!(
-        stage
+        given
             .state
-            .mint(&stage.by(), &grant, Some(&mark))
+            .mint(&given.by(), &grant, Some(&mark))
             .await
             .unwrap()
             .is_none()
     );
-    stage.state.sweep(now + 60).await.unwrap();
+    given.state.sweep(now + 60).await.unwrap();
     assert!(
-        stage
+        given
             .state
-            .mint(&stage.by(), &grant, Some(&mark))
+            .mint(&given.by(), &grant, Some(&mark))
             .await
             .unwrap()
             .is_some()
     );
 }
 
-async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(stage: Stage) {
-    let (grant, mark) = granted(&stage).await;
-    let (state, by, now) = (&stage.state, stage.by(), stage.clock.seconds());
+async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(given: Stage) {
+    let (grant, mark) = granted(&given).await;
+    let (state, by, now) = (&given.state, given.by(), given.clock.seconds());
     let token = state.mint(&by, &grant, None).await.unwrap().unwrap();
     let valid = async |at| state.grant(token.expose(), at).await.unwrap().is_some();
     assert!(valid(now + 599).await);
@@ -189,9 +189,9 @@ async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(stage: Stage
     assert!(state.rules().await.unwrap().is_empty() && state.issuers().await.unwrap().is_empty());
 }
 
-async fn a_change_counts_the_edges_that_act_on_it(stage: Stage) {
-    let (state, now) = (&stage.state, stage.clock.seconds());
-    let (_, number) = state.create_tunnel(&stage.by(), None).await.unwrap();
+async fn a_change_counts_the_edges_that_act_on_it(given: Stage) {
+    let (state, now) = (&given.state, given.clock.seconds());
+    let (_, number) = state.create_tunnel(&given.by(), None).await.unwrap();
     state.beat("a", number, now).await.unwrap();
     state.beat("b", number - 1, now).await.unwrap();
     let count = async |at| {
@@ -211,8 +211,8 @@ async fn a_change_counts_the_edges_that_act_on_it(stage: Stage) {
     assert_eq!(count(now).await, (1, 1));
 }
 
-async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_not(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
+async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_not(given: Stage) {
+    let (state, by) = (&given.state, given.by());
     let id = state.create_tunnel(&by, None).await.unwrap().0.id;
     let (secret, _) = state.create_secret(&by, &id, &sha256("s")).await.unwrap();
     let row = |replica: &str| LiveRow {
@@ -255,27 +255,27 @@ async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_
     );
 }
 
-async fn a_newer_schema_is_refused_and_left_alone(stage: Stage) {
+async fn a_newer_schema_is_refused_and_left_alone(given: Stage) {
     let newer = "UPDATE schema_version SET number = number + 1";
-    sqlx::query(newer).execute(&stage.state.pool).await.unwrap();
+    sqlx::query(newer).execute(&given.state.pool).await.unwrap();
     let settings = Settings {
         edge: "edge.test".to_owned(),
         reveal: true,
     };
     let seal = Seal::new(&[7; 32]).unwrap();
-    let refused = State::open(&stage.url, seal, settings).await.unwrap_err();
+    let refused = State::open(&given.url, seal, settings).await.unwrap_err();
     assert!(matches!(
         refused,
         OpenError::Schema(SchemaError::Newer { found: 2, known: 1 })
     ));
     let (found,): (i64,) = sqlx::query_as("SELECT number FROM schema_version")
-        .fetch_one(&stage.state.pool)
+        .fetch_one(&given.state.pool)
         .await
         .unwrap();
     assert_eq!(found, 2);
 }
 
-async fn two_edges_that_start_on_an_empty_database_both_come_up(stage: Stage) {
+async fn two_edges_that_start_on_an_empty_database_both_come_up(given: Stage) {
     // An empty one: everything of the first start is taken away again.
     for table in [
         "audit",
@@ -297,19 +297,19 @@ async fn two_edges_that_start_on_an_empty_database_both_come_up(stage: Stage) {
     ] {
         let query = format!("DROP TABLE {table}");
         sqlx::query(&query)
-            .execute(&stage.state.pool)
+            .execute(&given.state.pool)
             .await
             .unwrap();
     }
-    let (one, two, three) = tokio::join!(stage.another(), stage.another(), stage.another());
+    let (one, two, three) = tokio::join!(given.another(), given.another(), given.another());
     for state in [&one, &two, &three] {
-        state.create_tunnel(&stage.by(), None).await.unwrap();
+        state.create_tunnel(&given.by(), None).await.unwrap();
     }
     assert_eq!(one.last_change().await.unwrap(), 3);
 }
 
-async fn a_rule_that_would_take_everybody_is_not_made(stage: Stage) {
-    let (state, by) = (&stage.state, stage.by());
+async fn a_rule_that_would_take_everybody_is_not_made(given: Stage) {
+    let (state, by) = (&given.state, given.by());
     let issuer = state
         .add_issuer(&by, &issuer(vec![Signer::p256().jwk("a")]))
         .await
