@@ -38,7 +38,7 @@ pub struct Filler {
 #[derive(Default)]
 struct Round {
     snapshot: Snapshot,
-    put: BTreeMap<String, SnapshotTunnel>,
+    put: BTreeMap<String, (SnapshotTunnel, TunnelEntry)>,
     /// Tunnels of which something that was cut is still open.
     unsettled: BTreeSet<String>,
     /// The last change of which nothing is left to do.
@@ -121,26 +121,29 @@ impl Filler {
         self.report(&mut round, now).await
     }
 
-    /// Puts what differs from the last round; the ids of that.
+    /// Puts what differs from what the directory has; the ids of that. Compared with the directory itself
+    /// and not with the last round: one who authenticates puts what was read a moment before, which may be
+    /// older than what was put meanwhile.
     fn put(&self, round: &mut Round, now: u64) -> Vec<String> {
-        let wanted: BTreeMap<String, SnapshotTunnel> = round
-            .snapshot
-            .tunnels
-            .iter()
-            .map(|(id, tunnel)| (id.clone(), at(tunnel, now)))
-            .collect();
+        let mut before = std::mem::take(&mut round.put);
         let mut changed = Vec::new();
-        for (id, tunnel) in &wanted {
-            if round.put.get(id) != Some(tunnel) {
-                self.directory.put(entry(id, tunnel, now));
+        for (id, tunnel) in &round.snapshot.tunnels {
+            let tunnel = at(tunnel, now);
+            let wanted = match before.remove(id) {
+                Some((seen, entry)) if seen == tunnel => entry,
+                _ => entry(id, &tunnel, now),
+            };
+            let known = self.directory.tunnel(id);
+            if !known.is_some_and(|known| is_same(&known, &wanted)) {
+                self.directory.put(wanted.clone());
                 changed.push(id.clone());
             }
+            round.put.insert(id.clone(), (tunnel, wanted));
         }
-        for id in round.put.keys().filter(|id| !wanted.contains_key(*id)) {
-            self.directory.remove(id);
-            changed.push(id.clone());
+        for id in before.into_keys() {
+            self.directory.remove(&id);
+            changed.push(id);
         }
-        round.put = wanted;
         changed
     }
 
@@ -184,6 +187,13 @@ fn at(tunnel: &SnapshotTunnel, now: u64) -> SnapshotTunnel {
         }
     }
     tunnel
+}
+
+fn is_same(one: &TunnelEntry, other: &TunnelEntry) -> bool {
+    one.domain == other.domain
+        && one.standing == other.standing
+        && one.credentials == other.credentials
+        && Access::is_same(&one.access, &other.access)
 }
 
 fn entry(id: &str, tunnel: &SnapshotTunnel, now: u64) -> TunnelEntry {
@@ -258,3 +268,6 @@ fn seconds(time: SystemTime) -> u64 {
         .unwrap_or_default()
         .as_secs()
 }
+
+#[cfg(test)]
+mod tests;

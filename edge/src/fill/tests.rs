@@ -1,0 +1,305 @@
+//! The directory follows the database, on both databases and on several edges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::directory::Refusal;
+use crate::state::{By, Rotation, sha256};
+use crate::tests::on_both;
+use crate::tests::stage::Stage;
+
+on_both!(
+    a_credential_opens_on_every_edge_until_it_is_archived,
+    a_tunnel_without_a_ca_lets_nobody_call,
+    an_overlap_ends_without_anybody_changing_anything,
+    suspended_and_archived_tunnels_say_so_and_a_restored_one_comes_back,
+    a_change_counts_as_acted_on_once_nothing_is_bound_to_what_was_cut,
+    what_is_connected_is_listed_and_when_it_was_used,
+    memory_decides_while_the_database_is_silent_and_not_for_ever,
+    an_old_entry_that_somebody_put_does_not_stay,
+);
+
+struct Edge {
+    directory: Directory,
+    filler: Filler,
+}
+
+impl Edge {
+    fn new(given: &Stage, state: &State, name: &str) -> Self {
+        let clock: Arc<dyn Clock> = given.clock.clone();
+        let load = Filler::load(state.clone(), clock.clone());
+        let directory = Directory::new(name.to_owned(), clock.clone(), Some(load));
+        let filler = Filler::new(state.clone(), directory.clone(), clock);
+        Self { directory, filler }
+    }
+
+    async fn opens(&self, tunnel: &str, value: &str) -> Result<(), Refusal> {
+        let bound = self.directory.authenticate(tunnel, value.as_bytes()).await;
+        bound.map(|_| ())
+    }
+}
+
+async fn tunnel(given: &Stage) -> String {
+    given
+        .state
+        .create_tunnel(&given.by(), None)
+        .await
+        .unwrap()
+        .0
+        .id
+}
+
+async fn add(given: &Stage, tunnel: &str, value: &str) -> String {
+    let added = given
+        .state
+        .create_secret(&given.by(), tunnel, &sha256(value))
+        .await;
+    added.unwrap().0.id
+}
+
+async fn a_credential_opens_on_every_edge_until_it_is_archived(given: Stage) {
+    let one = Edge::new(&given, &given.state, "one");
+    let two = Edge::new(&given, &given.another().await, "two");
+    let id = tunnel(&given).await;
+    let secret = add(&given, &id, "s").await;
+    // Before the first round already: authentication reads the database.
+    one.opens(&id, "s").await.unwrap();
+    for edge in [&one, &two] {
+        edge.filler.refresh().await.unwrap();
+        edge.opens(&id, "s").await.unwrap();
+        assert_eq!(edge.opens(&id, "t").await, Err(Refusal::Credential));
+    }
+    one.filler.refresh().await.unwrap();
+    assert_eq!(*one.directory.instances().borrow(), 2);
+    given
+        .state
+        .archive_secret(&given.by(), &id, &secret)
+        .await
+        .unwrap();
+    for edge in [&one, &two] {
+        assert_eq!(edge.opens(&id, "s").await, Err(Refusal::Credential));
+        edge.filler.refresh().await.unwrap();
+        let credentials = edge.directory.tunnel(&id).unwrap().credentials.clone();
+        assert!(
+            credentials.iter().all(|known| known.id != secret),
+            "it is cut"
+        );
+    }
+    let (_, change) = given
+        .state
+        .suspend_tunnel(&given.by(), &id, None)
+        .await
+        .unwrap();
+    one.filler.refresh().await.unwrap();
+    let now = given.clock.seconds();
+    let enforced = given.state.enforced(change, now).await.unwrap();
+    assert_eq!((enforced.instances, enforced.of), (1, 2));
+}
+
+async fn a_tunnel_without_a_ca_lets_nobody_call(given: Stage) {
+    let edge = Edge::new(&given, &given.state, "one");
+    let id = tunnel(&given).await;
+    let access = api::Access {
+        cidrs: vec!["192.0.2.0/24".to_owned()],
+        ..api::Access::default()
+    };
+    given
+        .state
+        .put_access(&given.by(), &id, &access, None)
+        .await
+        .unwrap();
+    edge.filler.refresh().await.unwrap();
+    let settings = |edge: &Edge| {
+        edge.directory
+            .tunnel(&id)
+            .unwrap()
+            .access
+            .settings()
+            .clone()
+    };
+    assert_eq!(settings(&edge), AccessSettings::default());
+    let now = UNIX_EPOCH + Duration::from_secs(given.clock.seconds());
+    let profile = pki::AuthorityProfile::server("tunnel CA");
+    let authority = pki::Authority::generate(&profile, now).unwrap();
+    let pem = authority.certificate().to_pem();
+    let ca = crate::state::RegisteredCa::read(&pem, given.clock.seconds()).unwrap();
+    given
+        .state
+        .create_certificate(&given.by(), &id, &ca)
+        .await
+        .unwrap();
+    edge.filler.refresh().await.unwrap();
+    assert_eq!(settings(&edge).cidrs, ["192.0.2.0/24".parse().unwrap()]);
+}
+
+async fn an_overlap_ends_without_anybody_changing_anything(given: Stage) {
+    let edge = Edge::new(&given, &given.state, "one");
+    let id = tunnel(&given).await;
+    let old = given
+        .state
+        .reveal_token(&given.by(), &id, None)
+        .await
+        .unwrap();
+    let rotation = Rotation {
+        cut_old_after: Some(60),
+        ..Rotation::default()
+    };
+    given
+        .state
+        .rotate_token(&given.by(), &id, rotation)
+        .await
+        .unwrap();
+    edge.filler.refresh().await.unwrap();
+    let known = |edge: &Edge| {
+        let entry = edge.directory.tunnel(&id).unwrap();
+        entry
+            .credentials
+            .iter()
+            .find(|known| known.id == old.id)
+            .cloned()
+    };
+    assert!(known(&edge).unwrap().accepts);
+    assert!(known(&edge).unwrap().cut_at.is_some());
+    given.clock.advance(60);
+    edge.filler.refresh().await.unwrap();
+    assert_eq!(known(&edge), None);
+    // Without an overlap it opens nothing new, and what is connected stays.
+    let old = given
+        .state
+        .reveal_token(&given.by(), &id, None)
+        .await
+        .unwrap();
+    given
+        .state
+        .rotate_token(&given.by(), &id, Rotation::default())
+        .await
+        .unwrap();
+    edge.filler.refresh().await.unwrap();
+    let entry = edge.directory.tunnel(&id).unwrap();
+    let kept = entry
+        .credentials
+        .iter()
+        .find(|known| known.id == old.id)
+        .unwrap();
+    assert!(!kept.accepts && kept.cut_at.is_none());
+}
+
+async fn suspended_and_archived_tunnels_say_so_and_a_restored_one_comes_back(given: Stage) {
+    let edge = Edge::new(&given, &given.state, "one");
+    let id = tunnel(&given).await;
+    add(&given, &id, "s").await;
+    let mut file = Vec::new();
+    given.state.backup(&given.by(), &mut file).await.unwrap();
+    let standing = async |edge: &Edge| {
+        edge.filler.refresh().await.unwrap();
+        edge.directory.tunnel(&id).unwrap().standing
+    };
+    assert_eq!(standing(&edge).await, Standing::Active);
+    given
+        .state
+        .suspend_tunnel(&given.by(), &id, None)
+        .await
+        .unwrap();
+    assert_eq!(standing(&edge).await, Standing::Suspended);
+    assert_eq!(edge.opens(&id, "s").await, Err(Refusal::Suspended));
+    given
+        .state
+        .archive_tunnel(&given.by(), &id, None)
+        .await
+        .unwrap();
+    assert_eq!(standing(&edge).await, Standing::Archived);
+    given
+        .state
+        .restore(&given.by(), file.as_slice())
+        .await
+        .unwrap();
+    assert_eq!(standing(&edge).await, Standing::Active);
+    edge.opens(&id, "s").await.unwrap();
+}
+
+async fn a_change_counts_as_acted_on_once_nothing_is_bound_to_what_was_cut(given: Stage) {
+    let edge = Edge::new(&given, &given.state, "one");
+    let id = tunnel(&given).await;
+    let secret = add(&given, &id, "s").await;
+    edge.filler.refresh().await.unwrap();
+    let bound = edge.directory.authenticate(&id, b"s").await.unwrap();
+    let address = "192.0.2.1:1".parse().unwrap();
+    let connection = edge.directory.hold(bound, "replica".to_owned(), address);
+    let (_, change) = given
+        .state
+        .archive_secret(&given.by(), &id, &secret)
+        .await
+        .unwrap();
+    let acted = async || {
+        let enforced = given
+            .state
+            .enforced(change, given.clock.seconds())
+            .await
+            .unwrap();
+        (enforced.instances, enforced.of)
+    };
+    edge.filler.refresh().await.unwrap();
+    assert_eq!(acted().await, (0, 1));
+    drop(connection);
+    edge.filler.refresh().await.unwrap();
+    assert_eq!(acted().await, (1, 1));
+}
+
+async fn what_is_connected_is_listed_and_when_it_was_used(given: Stage) {
+    let edge = Edge::new(&given, &given.state, "one");
+    let id = tunnel(&given).await;
+    add(&given, &id, "s").await;
+    edge.filler.refresh().await.unwrap();
+    let bound = edge.directory.authenticate(&id, b"s").await.unwrap();
+    let address = "192.0.2.1:1".parse().unwrap();
+    let _connection = edge.directory.hold(bound, "replica".to_owned(), address);
+    given.clock.advance(1);
+    edge.filler.refresh().await.unwrap();
+    let page = crate::state::Page {
+        before: None,
+        limit: 1,
+        include_archived: false,
+    };
+    let secret = given.state.secrets(&id, page).await.unwrap().0.remove(0);
+    assert_eq!(
+        secret.last_used_at.unwrap().seconds(),
+        given.clock.seconds() - 1
+    );
+    let wanted = api::LiveConnection {
+        replica: "replica".to_owned(),
+        address: "192.0.2.1:1".to_owned(),
+        instance: "one".to_owned(),
+    };
+    assert_eq!(secret.live, [wanted]);
+}
+
+async fn memory_decides_while_the_database_is_silent_and_not_for_ever(given: Stage) {
+    let state = given.another().await;
+    let edge = Edge::new(&given, &state, "one");
+    let id = tunnel(&given).await;
+    add(&given, &id, "s").await;
+    edge.filler.refresh().await.unwrap();
+    state.close().await;
+    assert!(edge.filler.refresh().await.is_err());
+    given.clock.advance(60);
+    edge.opens(&id, "s").await.unwrap();
+    assert_eq!(edge.opens(&id, "t").await, Err(Refusal::Credential));
+    given.clock.advance(1);
+    assert_eq!(edge.opens(&id, "s").await, Err(Refusal::Unavailable));
+}
+
+async fn an_old_entry_that_somebody_put_does_not_stay(given: Stage) {
+    let edge = Edge::new(&given, &given.state, "one");
+    let id = tunnel(&given).await;
+    let secret = add(&given, &id, "s").await;
+    edge.filler.refresh().await.unwrap();
+    let old = TunnelEntry::clone(&*edge.directory.tunnel(&id).unwrap());
+    let by: By = given.by();
+    given.state.archive_secret(&by, &id, &secret).await.unwrap();
+    edge.filler.refresh().await.unwrap();
+    edge.directory.put(old);
+    edge.filler.refresh().await.unwrap();
+    let entry = edge.directory.tunnel(&id).unwrap();
+    assert!(entry.credentials.iter().all(|known| known.id != secret));
+}
