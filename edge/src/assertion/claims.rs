@@ -136,10 +136,10 @@ fn text<'a>(claims: &'a Map<String, Value>, claim: &'static str) -> Result<&'a s
     claims
         .get(claim)
         .and_then(Value::as_str)
-        .filter(|text| (1..=LONGEST).contains(&text.len()))
+        .filter(|text| (1..=LONGEST).contains(&text.len()) && !text.contains(char::is_control))
         .ok_or(Refusal::Claim {
             claim,
-            wanted: "a text of 1 to 1024 bytes",
+            wanted: "a text of 1 to 1024 bytes that can be shown",
         })
 }
 

@@ -88,7 +88,15 @@ fn check(jws: &str, tunnel: &str, sequence: u64) -> Result<CheckedBundle, String
     {
         return Err("bundle: tunnel and sequence must be those of the path".to_owned());
     }
-    let next = payload.get("next_key_thumbprint").and_then(Value::as_str);
+    let next = payload.get("next_key_thumbprint").map(|next| {
+        let digest = next.as_str().and_then(base64url::decode);
+        let text = digest
+            .is_some_and(|digest| digest.len() == 32)
+            .then(|| next.as_str());
+        text.flatten()
+            .ok_or("bundle: next_key_thumbprint is no SHA-256")
+    });
+    let next = next.transpose()?;
     Ok(CheckedBundle {
         jws: jws.to_owned(),
         sequence,

@@ -89,10 +89,17 @@ impl Call<'_> {
 }
 
 fn reason(text: Option<&str>) -> Result<Option<&str>, Failed> {
-    if text.is_some_and(|text| text.chars().count() > LONGEST_REASON) {
-        return Err(Failed::invalid("reason: may have 1000 characters"));
+    let fits = |text: &str| {
+        let shown = |letter: char| !letter.is_control() || matches!(letter, '\n' | '\t');
+        text.chars().count() <= LONGEST_REASON && text.chars().all(shown)
+    };
+    if text.is_none_or(fits) {
+        Ok(text)
+    } else {
+        Err(Failed::invalid(
+            "reason: may have 1000 characters that can be shown",
+        ))
     }
-    Ok(text)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Failed> {

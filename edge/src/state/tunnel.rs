@@ -36,8 +36,11 @@ impl State {
         by: &By,
         display_name: Option<&str>,
     ) -> Result<(api::Tunnel, u64), ChangeError> {
-        if display_name.is_some_and(|name| !(1..=255).contains(&name.chars().count())) {
-            let text = "display_name: must be 1 to 255 characters long, or null";
+        let shown = |name: &str| {
+            (1..=255).contains(&name.chars().count()) && !name.chars().any(char::is_control)
+        };
+        if !display_name.is_none_or(shown) {
+            let text = "display_name: must be 1 to 255 characters that can be shown, or null";
             return Err(ChangeError::Invalid(text.to_owned()));
         }
         let id = random_identifier(Identifier::Tunnel);

@@ -221,6 +221,11 @@ async fn every_claim_must_be_there_of_its_type_and_true() {
         ("sub", json!("x".repeat(1025)), "sub is missing"),
         (
             "sub",
+            json!("system:serviceaccount:mcp:\0"),
+            "sub is missing",
+        ),
+        (
+            "sub",
             json!("system:serviceaccount:other:setup"),
             "match_subject_prefix",
         ),

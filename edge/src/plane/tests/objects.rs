@@ -523,6 +523,10 @@ async fn bundles_are_kept_in_order_and_by_their_keys(stage: Stage) {
             &plain(7).to_string(),
         ),
         bundle(&Signer::p384(), &plain(7)),
+        bundle(
+            &new,
+            &json!({"tunnel": id, "sequence": 7, "next_key_thumbprint": "\0"}),
+        ),
         bundle(&new, &plain(7)).replacen('.', &format!("{}.", base64url::encode(b" ")), 1),
     ] {
         assert_eq!(put(7, &bad).await, 400, "{bad}");

@@ -178,6 +178,8 @@ async fn a_broken_request_is_told_what_is_wrong(stage: Stage) {
         status == 400 && message.starts_with("display_name:"),
         "{message}"
     );
+    // PostgreSQL has no NUL in a text.
+    assert_eq!(post(r#"{"display_name":"a\u0000b"}"#).await.0, 400);
     let (status, _) = post(&json!({"display_name": "x".repeat(70_000)}).to_string()).await;
     assert_eq!(status, 413);
     let plain = [("content-type", "text/plain")];
