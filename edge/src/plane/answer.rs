@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::state::{ChangeError, DatabaseError};
 
-/// What is answered when it went well: 200, JSON.
+/// What is answered when it went well: 200.
 #[derive(Debug)]
 pub(super) struct Good {
     body: Bytes,
+    kind: &'static str,
     etag: Option<u64>,
 }
 
@@ -20,6 +21,16 @@ impl Good {
         let body = serde_json::to_vec(of).expect("plain data has a JSON form");
         Self {
             body: body.into(),
+            kind: "application/json",
+            etag: None,
+        }
+    }
+
+    /// A document of another kind.
+    pub(super) fn document(kind: &'static str, text: &'static str) -> Self {
+        Self {
+            body: Bytes::from_static(text.as_bytes()),
+            kind,
             etag: None,
         }
     }
@@ -209,8 +220,10 @@ pub(super) fn check_version(headers: &HeaderMap) -> Result<(), Failed> {
 
 /// The response, with what every response has.
 pub(super) fn response(result: Result<Good, Failed>, request_id: &str) -> Response<Full<Bytes>> {
+    let mut kind = "application/json";
     let mut response = match result {
         Ok(good) => {
+            kind = good.kind;
             let mut response = Response::new(Full::new(good.body));
             if let Some(etag) = good.etag.and_then(|v| format!("\"{v}\"").parse().ok()) {
                 response.headers_mut().insert(ETAG, etag);
@@ -220,7 +233,7 @@ pub(super) fn response(result: Result<Good, Failed>, request_id: &str) -> Respon
         Err(failed) => failure(&failed, request_id),
     };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     // Answers hold tokens or say who may call: no cache is to have them (RFC 6749 §5.1).
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(id) = request_id.parse() {

@@ -45,6 +45,9 @@ pub use limit::{Rate, Rates};
 const ENFORCEMENT: Duration = Duration::from_secs(1);
 const ENFORCEMENT_POLL: Duration = Duration::from_millis(50);
 
+/// What is served, for programs.
+const DOCUMENT: &str = include_str!("../../../docs/openapi.yaml");
+
 /// Makes this edge act on the last change; resolves once it does.
 pub type Apply = Arc<dyn Fn() -> Pinned<()> + Send + Sync>;
 
@@ -204,13 +207,16 @@ impl Call<'_> {
             Endpoint::Access => self.access().await,
             Endpoint::PutAccess => self.put_access(body, headers).await,
             Endpoint::PutBundle => self.put_bundle(body, headers).await,
-            Endpoint::Bundles | Endpoint::Edge | Endpoint::Exchange => Err(Failed::not_found()),
+            Endpoint::Bundles | Endpoint::Edge | Endpoint::Document | Endpoint::Exchange => {
+                Err(Failed::not_found())
+            }
         }
     }
 
     async fn public(&self) -> Result<Good, Failed> {
         match self.route.endpoint {
             Endpoint::Bundles => self.bundles().await,
+            Endpoint::Document => Ok(Good::document("application/yaml", DOCUMENT)),
             Endpoint::Edge => {
                 let enforced = self.state().enforced(0, self.by.now).await?;
                 Ok(Good::json(&api::Edge {

@@ -11,6 +11,7 @@ use crate::state::Identifier;
 pub(super) enum Endpoint {
     Exchange,
     Edge,
+    Document,
     Bundles,
     CreateTunnel,
     ListTunnels,
@@ -35,7 +36,7 @@ pub(super) enum Endpoint {
 impl Endpoint {
     /// Whether it is served to anybody.
     pub(super) fn is_public(self) -> bool {
-        matches!(self, Self::Edge | Self::Bundles)
+        matches!(self, Self::Edge | Self::Document | Self::Bundles)
     }
 
     /// Whether it tells and changes nothing. A token that is revealed is a change of who knows it.
@@ -118,6 +119,7 @@ fn endpoints(segments: &[&str]) -> Option<Vec<(Method, Endpoint)>> {
     Some(match segments {
         ["v1", "oauth", "token"] => vec![(post, E::Exchange)],
         ["v1", "edge"] => vec![(get, E::Edge)],
+        ["v1", "openapi.yaml"] => vec![(get, E::Document)],
         ["v1", "tunnels"] => vec![(post, E::CreateTunnel), (get, E::ListTunnels)],
         ["v1", "tunnels", _] => vec![(get, E::Tunnel)],
         ["v1", "tunnels", _, "archive"] => vec![(post, E::ArchiveTunnel)],
@@ -156,6 +158,21 @@ fn read_query(text: &str) -> Result<Vec<(String, String)>, Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_path_of_the_openapi_document_is_served() {
+        let document = include_str!("../../../docs/openapi.yaml");
+        let paths: Vec<&str> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("  /")?.strip_suffix(':'))
+            .collect();
+        assert_eq!(paths.len(), 17);
+        for path in paths {
+            let path = format!("/{path}").replace("{tunnel}", "tnl_0");
+            let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+            assert!(endpoints(&segments).is_some(), "{path}");
+        }
+    }
 
     #[test]
     fn paths_and_methods_name_endpoints_and_nothing_else_does() {
