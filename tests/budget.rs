@@ -34,7 +34,7 @@ struct Direction {
 }
 
 /// A package that is not here may not exist, save `keyward-demo` and `keyward-tests`, which use everything.
-const DIRECTIONS: [Direction; 5] = [
+const DIRECTIONS: [Direction; 7] = [
     Direction {
         package: "keyward-pki",
         ours: &[],
@@ -52,8 +52,18 @@ const DIRECTIONS: [Direction; 5] = [
     },
     Direction {
         package: "keyward-proxy",
-        ours: &["keyward-control", "keyward-process"],
+        ours: &["keyward-control", "keyward-edge-wire", "keyward-process"],
         never: &["axum", "clap", "rcgen", "reqwest", "rmcp", "x509-parser"],
+    },
+    Direction {
+        package: "keyward-edge-wire",
+        ours: &[],
+        never: &["hyper", "rcgen", "rustls", "tokio"],
+    },
+    Direction {
+        package: "keyward-edge",
+        ours: &["keyward-edge-wire", "keyward-pki", "keyward-process"],
+        never: &["axum", "rmcp"],
     },
     Direction {
         package: "keyward",

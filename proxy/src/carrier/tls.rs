@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{Arrival, Carrier, CarrierError, Leaving, proxy_protocol};
 
@@ -33,6 +34,8 @@ impl Carrier for Tls {
             stream: socket,
             peer: Some(peer),
             leaving: Leaving::default(),
+            mutual: false,
+            retire: CancellationToken::new(),
         })
     }
 }

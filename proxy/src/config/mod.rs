@@ -6,6 +6,7 @@
 
 mod build;
 mod check;
+mod edge;
 mod effective;
 mod error;
 mod raw;
@@ -22,6 +23,7 @@ use ipnet::IpNet;
 use process::{Clock, Failure, SystemClock};
 
 pub(crate) use check::certificates;
+pub use edge::{EdgeCarrier, ForwardProxy};
 pub use error::ConfigError;
 pub(crate) use error::reason;
 pub use raw::{Raw, parse};
@@ -39,6 +41,8 @@ pub struct Config {
     pub websocket: Option<SocketAddr>,
     /// Where plain TCP carries inner TLS.
     pub tls: Option<TlsListener>,
+    /// The edge that is dialled.
+    pub edge: Option<EdgeCarrier>,
     /// `<tunnel-domain>`, lower case, without a leading dot.
     pub tunnel_domain: Option<String>,
     /// Certificate and key files, watched.
