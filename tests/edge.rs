@@ -5,4 +5,5 @@ mod access;
 mod credential;
 mod harm;
 mod path;
+mod several;
 mod stand;

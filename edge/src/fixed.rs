@@ -47,6 +47,8 @@ pub enum FixedError {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
+    /// Edges that serve this file, this one included.
+    instances: Option<u32>,
     tunnels: Vec<RawTunnel>,
 }
 
@@ -108,12 +110,10 @@ impl Fixed {
     ///
     /// The file cannot be used; exit code 78.
     pub fn load(&self) -> Result<(), Failure> {
-        let entries = self.read().and_then(|text| parse(&text));
-        let entries = entries
-            .map_err(|error| Failure::config("tunnels_file cannot be used").caused_by(&error))?;
-        entries
-            .into_iter()
-            .for_each(|entry| self.directory.put(entry));
+        let said = self.read().and_then(|text| parse(&text));
+        let said =
+            said.map_err(|error| Failure::config("tunnels_file cannot be used").caused_by(&error))?;
+        self.fill(said);
         Ok(())
     }
 
@@ -152,18 +152,23 @@ impl Fixed {
         if taken.as_deref() == Some(digest.as_ref()) {
             return Ok(());
         }
-        let entries = parse(&text)?;
-        let ids: BTreeSet<_> = entries.iter().map(|entry| entry.id.clone()).collect();
+        let said = parse(&text)?;
+        let ids: BTreeSet<_> = said.entries.iter().map(|entry| entry.id.clone()).collect();
         for gone in known.difference(&ids) {
             self.directory.remove(gone);
         }
-        entries
-            .into_iter()
-            .for_each(|entry| self.directory.put(entry));
+        self.fill(said);
         tracing::info!(tunnels = ids.len(), "tunnels taken");
         *known = ids;
         *taken = Some(digest.as_ref().to_vec());
         Ok(())
+    }
+
+    fn fill(&self, said: Said) {
+        self.directory.set_instances(said.instances);
+        said.entries
+            .into_iter()
+            .for_each(|entry| self.directory.put(entry));
     }
 
     fn read(&self) -> Result<String, FixedError> {
@@ -174,7 +179,13 @@ impl Fixed {
     }
 }
 
-fn parse(text: &str) -> Result<Vec<TunnelEntry>, FixedError> {
+/// What a file says.
+struct Said {
+    instances: u32,
+    entries: Vec<TunnelEntry>,
+}
+
+fn parse(text: &str) -> Result<Said, FixedError> {
     let options = serde_saphyr::options! { with_snippet: false };
     let raw: Raw = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| FixedError::Syntax(error.to_string()))?;
@@ -199,7 +210,10 @@ fn parse(text: &str) -> Result<Vec<TunnelEntry>, FixedError> {
             domain,
         })
     });
-    entries.collect()
+    Ok(Said {
+        instances: raw.instances.unwrap_or(1).max(1),
+        entries: entries.collect::<Result<_, _>>()?,
+    })
 }
 
 fn credential(tunnel: &str, raw: &RawSecret) -> Result<CredentialEntry, FixedError> {

@@ -15,6 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn tunnel(access: &str) -> Tunnel {
     Tunnel {
+        instances: 1,
         secrets: vec![("a", "secret-a".to_owned(), "")],
         suspended: false,
         access: access.to_owned(),

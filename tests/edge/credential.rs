@@ -15,6 +15,7 @@ fn tunnel(secrets: &[(&'static str, &str, &'static str)]) -> Tunnel {
         .iter()
         .map(|(id, value, more)| (*id, (*value).to_owned(), *more));
     Tunnel {
+        instances: 1,
         secrets: secrets.collect(),
         suspended: false,
         access: OPEN.to_owned(),

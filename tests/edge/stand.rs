@@ -113,14 +113,34 @@ impl Program {
         self.child.wait().await.unwrap();
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+    /// Local addresses on which it listens, by TCP of either version.
+    pub(crate) fn listeners(&self) -> Vec<String> {
+        let at = format!("/proc/{}", self.id());
+        let sockets: Vec<_> = std::fs::read_dir(format!("{at}/fd"))
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .map(|link| link.display().to_string())
+            .collect();
+        let mut found = Vec::new();
+        for table in ["tcp", "tcp6"] {
+            let text = std::fs::read_to_string(format!("{at}/net/{table}")).unwrap_or_default();
+            for line in text.lines().skip(1) {
+                let columns: Vec<_> = line.split_whitespace().collect();
+                let own = sockets.contains(&format!("socket:[{}]", columns[9]));
+                if own && columns[3] == "0A" {
+                    found.push(columns[1].to_owned());
+                }
+            }
+        }
+        found
     }
 }
 
 /// What `tunnels.yaml` says about the one tunnel.
 #[derive(Clone)]
 pub(crate) struct Tunnel {
+    /// Edges that there are said to be.
+    pub(crate) instances: u32,
     /// Name, value, further keys.
     pub(crate) secrets: Vec<(&'static str, String, &'static str)>,
     pub(crate) suspended: bool,
@@ -174,6 +194,7 @@ impl Stand {
         );
         write("edge.yaml", &config);
         let tunnel = Tunnel {
+            instances: 1,
             secrets: vec![("a", "secret-a".to_owned(), "")],
             suspended: false,
             access: access.to_owned(),
@@ -227,6 +248,20 @@ impl Stand {
         self.run(name, &text, health).await
     }
 
+    /// A proxy that dials these addresses in place of the edge's.
+    pub(crate) async fn proxy_at(&self, name: &str, addresses: &str) -> Program {
+        let probe = self.proxy("template", "", "").await;
+        drop(probe);
+        let text = std::fs::read_to_string(self.file("template.yaml")).unwrap();
+        let old = text
+            .lines()
+            .find(|line| line.contains("addresses:"))
+            .unwrap();
+        let text = text.replace(&format!("{old}\n"), addresses);
+        let text = text.replace("replica: template", &format!("replica: {name}"));
+        self.with_config(name, &text).await
+    }
+
     /// Another proxy with the configuration of one that runs.
     pub(crate) async fn with_config(&self, name: &str, text: &str) -> Program {
         let (_, health) = ports();
@@ -245,6 +280,24 @@ impl Stand {
         let log = self.folder.path().join(format!("{name}.log"));
         let config = config.to_str().unwrap();
         Program::start(&program, &["--config", config], health, log).await
+    }
+
+    /// Another edge with the same tunnels, on an address of its own.
+    pub(crate) async fn second(&self) -> (Program, SocketAddr) {
+        let (address, health) = ports();
+        let config = std::fs::read_to_string(self.file("edge.yaml")).unwrap();
+        let config = config
+            .replace(&self.address.to_string(), &address.to_string())
+            .replace(&self.health.to_string(), &health.to_string());
+        let path = self.folder.path().join("second.yaml");
+        std::fs::write(&path, config).unwrap();
+        let program = Programs::beside()
+            .unwrap()
+            .proxy
+            .with_file_name("keyward-edge");
+        let words = ["serve", "--config", path.to_str().unwrap()];
+        let log = self.folder.path().join("second.log");
+        (Program::start(&program, &words, health, log).await, address)
     }
 
     /// Starts the edge anew, on the same address.
@@ -313,7 +366,8 @@ fn front(folder: &Path) {
 
 fn tell(folder: &Path, tunnel: &Tunnel) {
     let mut text = format!(
-        "tunnels:\n- id: {TUNNEL}\n  domain: {DOMAIN}\n  suspended: {}\n  access: {{{}}}\n  secrets:\n",
+        "instances: {}\ntunnels:\n- id: {TUNNEL}\n  domain: {DOMAIN}\n  suspended: {}\n  access: {{{}}}\n  secrets:\n",
+        tunnel.instances,
         tunnel.suspended,
         tunnel
             .access

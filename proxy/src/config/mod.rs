@@ -9,6 +9,7 @@ mod check;
 mod edge;
 mod effective;
 mod error;
+mod firewall;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -255,5 +256,11 @@ impl Config {
     /// no secret: keys are named by their paths, and an upstream cannot carry a password.
     pub fn effective(&self) -> String {
         effective::write(self)
+    }
+
+    /// What a firewall has to let through: direction, protocol, host, port and purpose, a line each, tabs
+    /// between; host `*` is any.
+    pub fn firewall(&self) -> String {
+        firewall::write(self)
     }
 }
