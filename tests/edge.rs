@@ -7,3 +7,5 @@ mod harm;
 mod path;
 mod several;
 mod stand;
+
+pub(crate) use access::hello;

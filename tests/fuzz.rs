@@ -4,6 +4,7 @@
 //! Each target is a plain function of bytes, driven from valid inputs by one small seeded mutator.
 //! `KEYWARD_FUZZ_SEED` repeats a run, `KEYWARD_FUZZ_ROUNDS` makes it longer; a failure prints both.
 
+mod edge;
 mod mutator;
 mod targets;
 

@@ -88,7 +88,11 @@ impl Dialler {
         let roster = Roster::new(&edge);
         let shared = Shared {
             edge,
-            door,
+            // The edge may have sent streams before it hears that we stop.
+            door: Door {
+                patient: true,
+                ..door
+            },
             drain,
             roster,
             tasks: tasks.clone(),

@@ -127,6 +127,7 @@ fn door(
         tasks: tasks.clone(),
         handshake_timeout: limits.handshake_timeout,
         limit: limits.connections,
+        patient: false,
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn said_to(stand: &Stand, hello: &[u8]) -> Vec<u8> {
 }
 
 /// A whole `ClientHello` for `name`.
-pub(super) fn hello(name: &'static str) -> Vec<u8> {
+pub(crate) fn hello(name: &'static str) -> Vec<u8> {
     use tokio_rustls::rustls;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(provider))

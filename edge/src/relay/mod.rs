@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use process::metrics::Exposition;
 use process::{Failure, Tasks};
+use rustix::net::sockopt;
 use rustls::AlertDescription;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, rustls};
@@ -47,6 +48,12 @@ use telemetry::{Paces, Telemetry};
 
 /// After a failed accept, which is nearly always a lack of descriptors that only time can mend.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Silence after which a peer is asked whether it is still there, the pause between two askings, and
+/// after how many it is gone: within a minute.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_PROBES: u32 = 3;
 
 /// How much and how long.
 #[derive(Clone, Copy, Debug)]
@@ -152,6 +159,7 @@ impl Serving {
     /// None: a failing accept is tried again.
     pub async fn serve(self, listener: TcpListener) -> Result<(), Failure> {
         let shared = self.0;
+        keep_alive(&listener);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -183,6 +191,16 @@ impl Serving {
     pub fn metrics(&self, page: &mut Exposition) {
         self.0.telemetry.page(page, self.0.links.total());
     }
+}
+
+/// Lets the system ask a silent peer whether it is still there, so that a connection whose other end
+/// vanished does not stay for ever. On Linux what is accepted inherits it.
+fn keep_alive(listener: &TcpListener) {
+    // A socket that refuses lives as sockets do without it.
+    let _ = sockopt::set_tcp_keepidle(listener, KEEP_IDLE);
+    let _ = sockopt::set_tcp_keepintvl(listener, KEEP_INTERVAL);
+    let _ = sockopt::set_tcp_keepcnt(listener, KEEP_PROBES);
+    let _ = sockopt::set_socket_keepalive(listener, true);
 }
 
 /// Takes a socket from its first byte to its end.

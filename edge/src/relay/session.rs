@@ -197,7 +197,7 @@ impl Session {
         loop {
             // What has come is read before anything is waited for.
             while self.presenting.is_none() {
-                match self.lines.next() {
+                match self.lines.take() {
                     Some(message) => self.take(message?),
                     None => break,
                 }

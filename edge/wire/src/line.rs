@@ -35,7 +35,7 @@ impl Lines {
     }
 
     /// The next message; `None`: it has not come yet. The bounded remainder is kept.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Option<Result<M, LineError>> {
+    pub fn take<M: DeserializeOwned>(&mut self) -> Option<Result<M, LineError>> {
         let Some(end) = self.held.iter().position(|&byte| byte == b'\n') else {
             return (self.held.len() >= MAX_LINE).then_some(Err(LineError::TooLong));
         };
@@ -81,7 +81,7 @@ mod tests {
         let mut read = Vec::new();
         for piece in bytes.chunks(cut) {
             lines.push(piece);
-            while let Some(message) = lines.next() {
+            while let Some(message) = lines.take() {
                 let over = message == Err(LineError::TooLong);
                 read.push(message);
                 if over {

@@ -194,6 +194,8 @@ pub(crate) struct Door {
     pub(crate) tasks: Tasks,
     pub(crate) handshake_timeout: Duration,
     pub(crate) limit: usize,
+    /// Handshakes that are pending at the stop may end: whoever brings them still brings some then.
+    pub(crate) patient: bool,
 }
 
 impl Door {
@@ -269,7 +271,7 @@ impl Door {
                     complete.unwrap_or(Err(HandshakeError::Timeout))
                 }
                 () = waiting.evicted() => Err(HandshakeError::Evicted),
-                () = self.tasks.stopping() => Err(HandshakeError::Stopping),
+                () = self.tasks.stopping(), if !self.patient => Err(HandshakeError::Stopping),
             }
         };
         match result {

@@ -79,7 +79,7 @@ impl Line {
         let mut lines = Lines::default();
         let mut said_draining = false;
         loop {
-            while let Some(message) = lines.next() {
+            while let Some(message) = lines.take() {
                 let Ok(message) = message else {
                     tracing::warn!("control stream of the edge cannot be read");
                     return;

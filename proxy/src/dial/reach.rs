@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
 use super::pin::{self, TrustError};
-use crate::base64;
+use crate::{base64, socket};
 use crate::config::{EdgeCarrier, ForwardProxy};
 
 /// The head of a forward proxy's answer.
@@ -64,6 +64,7 @@ pub(super) async fn reach(edge: &EdgeCarrier) -> Result<TlsStream<TcpStream>, Re
     };
     // Small frames must not wait for the acknowledgement of those before.
     let _ = stream.set_nodelay(true);
+    socket::keep_alive(&stream);
     let connecting = TlsConnector::from(config).connect(name, stream);
     connecting.await.map_err(ReachError::Tls)
 }
