@@ -188,18 +188,27 @@ async fn every_connection_is_back_within_three_seconds_of_an_edge_that_was_kille
 async fn an_edge_is_known_by_the_pin_of_its_cas_key_and_by_no_other() {
     let stand = Stand::start(1, OPEN).await;
     let template = std::fs::read_to_string(stand.file("replica-0.yaml")).unwrap();
-    let ca = template.lines().find(|line| line.contains("ca_file:")).unwrap();
+    let ca = template
+        .lines()
+        .find(|line| line.contains("ca_file:"))
+        .unwrap();
     let pinned = |pem: &str| {
         let certificate = pki::Certificate::from_pem(pem).unwrap();
         let digest = digest::digest(&digest::SHA256, certificate.public_key());
-        let digits: String = digest.as_ref().iter().map(|octet| format!("{octet:02x}")).collect();
+        let digits: String = digest
+            .as_ref()
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect();
         template.replace(ca, &format!("    pin: 'sha256:{digits}'"))
     };
     let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
     let good = stand.with_config("pinned", &pinned(&front)).await;
     good.ready().await;
     stand.links(4).await;
-    let bad = stand.with_config("misled", &pinned(&stand.issuer.ca_pem())).await;
+    let bad = stand
+        .with_config("misled", &pinned(&stand.issuer.ca_pem()))
+        .await;
     bad.logs("edge not reached", 1).await;
     assert!(bad.log().contains("UnknownIssuer"), "{}", bad.log());
 }
@@ -228,7 +237,9 @@ async fn forward(to: Option<SocketAddr>) -> (SocketAddr, Arc<Mutex<Vec<String>>>
                     let refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
                     return near.write_all(refusal).await.unwrap();
                 };
-                near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+                near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    .await
+                    .unwrap();
                 let mut far = TcpStream::connect(to).await.unwrap();
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
@@ -255,13 +266,21 @@ async fn the_edge_is_reached_through_a_forward_proxy_with_credentials_out_of_a_f
     assert_eq!(line.get("/far").await.unwrap().status, 200);
     let head = asked.lock().unwrap()[0].clone();
     let port = stand.address.port();
-    assert!(head.starts_with(&format!("CONNECT api.{EDGE}:{port} HTTP/1.1\r\n")), "{head}");
-    assert!(head.contains("Proxy-Authorization: Basic dXNlcjpwYXNzd29yZA==\r\n"), "{head}");
+    assert!(
+        head.starts_with(&format!("CONNECT api.{EDGE}:{port} HTTP/1.1\r\n")),
+        "{head}"
+    );
+    assert!(
+        head.contains("Proxy-Authorization: Basic dXNlcjpwYXNzd29yZA==\r\n"),
+        "{head}"
+    );
     tasks.stop();
 
     let (address, _, tasks) = forward(None).await;
     let refused = stand.proxy("refused", &keys(address), "").await;
-    refused.logs("the forward proxy answered: HTTP/1.1 407", 1).await;
+    refused
+        .logs("the forward proxy answered: HTTP/1.1 407", 1)
+        .await;
     assert!(!refused.log().contains("password"), "{}", refused.log());
     tasks.stop();
 }
@@ -274,22 +293,31 @@ async fn one_connection_to_the_agents_door_carries_many_calls_over_http2() {
     let outer = Hello::trusting_with(&front, &client).alpn(b"h2");
     let tcp = TcpStream::connect(stand.address).await.unwrap();
     let name = ServerName::try_from(format!("agents.{EDGE}")).unwrap();
-    let outer = TlsConnector::from(Arc::new(outer.0)).connect(name, tcp).await.unwrap();
+    let outer = TlsConnector::from(Arc::new(outer.0))
+        .connect(name, tcp)
+        .await
+        .unwrap();
     let tasks = Tasks::new();
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(outer));
+    let handshake =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(outer));
     let (mut sender, connection) = handshake.await.unwrap();
     tasks.spawn(async move {
         let _ = connection.await;
     });
     let mut open = Vec::new();
     for _ in 0..10 {
-        let ask = Request::connect(format!("{HOST}:443")).body(Empty::<Bytes>::new()).unwrap();
+        let ask = Request::connect(format!("{HOST}:443"))
+            .body(Empty::<Bytes>::new())
+            .unwrap();
         let answer = sender.send_request(ask).await.unwrap();
         assert_eq!(answer.status(), 200);
         let stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
         let inner = Arc::new(Hello::new(&stand.issuer).0);
         let name = ServerName::try_from(HOST).unwrap();
-        let mut inner = TlsConnector::from(inner).connect(name, stream).await.unwrap();
+        let mut inner = TlsConnector::from(inner)
+            .connect(name, stream)
+            .await
+            .unwrap();
         let ask = format!("GET /many HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
         inner.write_all(ask.as_bytes()).await.unwrap();
         let mut said = [0; 12];
@@ -298,7 +326,9 @@ async fn one_connection_to_the_agents_door_carries_many_calls_over_http2() {
         open.push(inner);
     }
     assert_eq!(stand.edge.metric("keyward_edge_streams").await, 10);
-    let refused = Request::connect("up.other.example:443").body(Empty::new()).unwrap();
+    let refused = Request::connect("up.other.example:443")
+        .body(Empty::new())
+        .unwrap();
     assert_eq!(sender.send_request(refused).await.unwrap().status(), 404);
     drop(open);
     drop(sender);
@@ -312,7 +342,10 @@ async fn one_connection_to_the_agents_door_carries_many_calls_over_http2() {
 async fn a_proxy_that_stops_under_load_loses_no_call() {
     let mut stand = Stand::start(2, OPEN).await;
     stand.links(4).await;
-    let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (stop, calls) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let mut load = JoinSet::new();
     for _ in 0..8 {
         let (stop, calls) = (Arc::clone(&stop), Arc::clone(&calls));
@@ -329,7 +362,10 @@ async fn a_proxy_that_stops_under_load_loses_no_call() {
     }
     let more = async |count: u64| {
         let whole = calls.load(Ordering::Relaxed) + count;
-        until("calls", async || (calls.load(Ordering::Relaxed) >= whole).then_some(())).await;
+        until("calls", async || {
+            (calls.load(Ordering::Relaxed) >= whole).then_some(())
+        })
+        .await;
     };
     more(100).await;
     let mut stopped = stand.proxies.remove(0);

@@ -27,7 +27,12 @@ fn client_hellos() {
         fragmented.extend_from_slice(&[22, 3, 1, 0, u8::try_from(part.len()).unwrap()]);
         fragmented.extend_from_slice(part);
     }
-    let seeds = [whole, fragmented, hello("a.example"), vec![22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff]];
+    let seeds = [
+        whole,
+        fragmented,
+        hello("a.example"),
+        vec![22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff],
+    ];
     drive("client_hellos", &seeds, |bytes| {
         let at_once = found(bytes, MAX_HELLO);
         let in_pieces = found(bytes, 7);
@@ -56,7 +61,9 @@ where
         while let Some(message) = lines.take::<M>() {
             match message {
                 Ok(message) => {
-                    let Ok(line) = wire::line(&message) else { continue };
+                    let Ok(line) = wire::line(&message) else {
+                        continue;
+                    };
                     let mut again = Lines::default();
                     again.push(&line);
                     assert_eq!(again.take::<M>(), Some(Ok(message)));

@@ -84,9 +84,7 @@ impl Line {
                     tracing::warn!("control stream of the edge cannot be read");
                     return;
                 };
-                if self.take(message).await.is_err() {
-                    return;
-                }
+                self.take(message);
             }
             if self.present().await.is_err() {
                 return;
@@ -139,7 +137,7 @@ impl Line {
         self.say(&message).await
     }
 
-    async fn take(&mut self, message: FromEdge) -> Result<(), Over> {
+    fn take(&mut self, message: FromEdge) {
         match message {
             FromEdge::Bound { seq, credential_id } => {
                 if seq == self.seq {
@@ -175,7 +173,6 @@ impl Line {
             FromEdge::Instances { count } => self.entry.instances(count),
             FromEdge::Refused { .. } | FromEdge::Unknown => {}
         }
-        Ok(())
     }
 
     async fn say(&self, message: &FromProxy) -> Result<(), Over> {

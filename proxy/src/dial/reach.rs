@@ -12,8 +12,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
 use super::pin::{self, TrustError};
-use crate::{base64, socket};
 use crate::config::{EdgeCarrier, ForwardProxy};
+use crate::{base64, socket};
 
 /// The head of a forward proxy's answer.
 const LONGEST_ANSWER: usize = 8 << 10;

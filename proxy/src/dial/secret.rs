@@ -86,9 +86,10 @@ fn read(path: &Path) -> Result<Secret, SecretError> {
     let read = file.take(LONGEST as u64 + 1).read_to_string(&mut text);
     // Erased when this function ends, in whatever way.
     let text = Secret::new(text);
-    match read {
-        Err(error) if error.kind() != io::ErrorKind::InvalidData => return Err(unreadable(error)),
-        _ => {}
+    if let Err(error) = read
+        && error.kind() != io::ErrorKind::InvalidData
+    {
+        return Err(unreadable(error));
     }
     let value = text.expose().trim();
     let visible = value.bytes().all(|byte| byte.is_ascii_graphic());

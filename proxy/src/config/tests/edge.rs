@@ -38,13 +38,28 @@ fn what_is_missing_is_named() {
 fn what_makes_no_sense_is_refused_with_its_reason() {
     for (bad, what) in [
         ("url: http://e.example", "has another scheme"),
-        ("url: https://u:p@e.example", "is more than scheme, host and port"),
-        ("url: https://e.example/path", "is more than scheme, host and port"),
-        ("connections: 0", "carriers.edge.connections: \"0\" is out of range"),
-        ("connections: 17", "carriers.edge.connections: \"17\" is out of range"),
+        (
+            "url: https://u:p@e.example",
+            "is more than scheme, host and port",
+        ),
+        (
+            "url: https://e.example/path",
+            "is more than scheme, host and port",
+        ),
+        (
+            "connections: 0",
+            "carriers.edge.connections: \"0\" is out of range",
+        ),
+        (
+            "connections: 17",
+            "carriers.edge.connections: \"17\" is out of range",
+        ),
         ("addresses: [e.example]", "\"e.example\" is no address"),
         ("pin: 'sha256:00'", "\"sha256:00\" is no SHA-256"),
-        ("forward_proxy: {}", "carriers.edge.forward_proxy.url is not set"),
+        (
+            "forward_proxy: {}",
+            "carriers.edge.forward_proxy.url is not set",
+        ),
         ("secret: s", "unknown key \"secret\""),
     ] {
         let key = format!("{}:", bad.split(':').next().unwrap_or_default());
