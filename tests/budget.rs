@@ -52,8 +52,23 @@ const DIRECTIONS: [Direction; 7] = [
     },
     Direction {
         package: "keyward-proxy",
-        ours: &["keyward-control", "keyward-process"],
+        ours: &["keyward-control", "keyward-edge-wire", "keyward-process"],
         never: &["axum", "clap", "rcgen", "reqwest", "rmcp", "x509-parser"],
+    },
+    Direction {
+        package: "keyward-edge-wire",
+        ours: &[],
+        never: &["hyper", "rcgen", "rustls", "tokio"],
+    },
+    Direction {
+        package: "keyward-edge",
+        ours: &[
+            "keyward-edge-api",
+            "keyward-edge-wire",
+            "keyward-pki",
+            "keyward-process",
+        ],
+        never: &["axum", "rmcp"],
     },
     Direction {
         package: "keyward",
@@ -69,6 +84,11 @@ const DIRECTIONS: [Direction; 7] = [
         package: "keyward-edge",
         ours: &["keyward-edge-api", "keyward-pki", "keyward-process"],
         never: &["axum", "rmcp"],
+    },
+    Direction {
+        package: "keyward-edge-api",
+        ours: &[],
+        never: &["hyper", "rustls", "tokio"],
     },
 ];
 

@@ -6,6 +6,7 @@
 
 mod edge;
 mod mutator;
+mod plane;
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

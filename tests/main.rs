@@ -13,6 +13,8 @@ mod custody;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod edge;
+#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod hot_swap;

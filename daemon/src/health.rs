@@ -51,6 +51,7 @@ impl Observer {
         let (ready, metrics, page) = (this.clone(), this.clone(), this);
         Health {
             reasons: Arc::new(move || ready.reasons()),
+            notes: Arc::new(Vec::new),
             metrics: Arc::new(move || metrics.metrics()),
             pages: vec![("/v1/status", Arc::new(move || page.page()))],
         }

@@ -66,7 +66,7 @@ impl Backed {
         });
         let answer: Answer = Arc::new(move |request: Request<Incoming>, peer: SocketAddr| {
             let plane = plane.clone();
-            async move { plane.answer(request, peer).await.map(|body| body.boxed()) }.boxed()
+            async move { plane.answer(request, peer).await.map(BodyExt::boxed) }.boxed()
         });
         Ok(Self {
             directory,

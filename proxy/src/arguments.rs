@@ -21,6 +21,7 @@ usage: keyward-proxy [health] [flags]
   --config PATH          the configuration file
   --tunnel-domain NAME   stands before tunnel_domain in the file
   --check                print the configuration in force and exit
+  --firewall             with --check: print what a firewall has to let through
   --version              print version, commit and target
   --help                 print this
 
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Health(Options),
     /// Print the effective configuration.
     Check(Options),
+    /// Print what a firewall has to let through.
+    Firewall(Options),
     /// Print the build.
     Version,
     /// Print the usage.
@@ -53,7 +56,7 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Fa
     });
     let mut config = None;
     let mut tunnel_domain = None;
-    let (mut check, mut health) = (false, false);
+    let (mut check, mut health, mut firewall) = (false, false, false);
     while let Some(word) = words.next().transpose()? {
         let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
             if word == "health" && !health {
@@ -77,6 +80,7 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Fa
             "config" => config = Some(PathBuf::from(value()?)),
             "tunnel-domain" => tunnel_domain = Some(value()?),
             "check" => check = true,
+            "firewall" => firewall = true,
             "version" => return Ok(Command::Version),
             "help" | "h" => return Ok(Command::Help),
             _ => return Err(usage(format!("unknown flag {word:?}"))),
@@ -88,7 +92,9 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Fa
     };
     Ok(match (health, check) {
         (true, _) => Command::Health(options),
+        (_, true) if firewall => Command::Firewall(options),
         (_, true) => Command::Check(options),
+        _ if firewall => return Err(usage("--firewall wants --check".to_owned())),
         _ => Command::Run(options),
     })
 }
@@ -96,6 +102,11 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Fa
 /// The effective configuration, as `--check` prints it.
 pub(crate) fn check(options: &Options) -> Result<String, Failure> {
     Ok(load(options)?.effective())
+}
+
+/// What a firewall has to let through, as `--check --firewall` prints it.
+pub(crate) fn firewall(options: &Options) -> Result<String, Failure> {
+    Ok(load(options)?.firewall())
 }
 
 /// Asks the proxy that runs with the same configuration whether it is ready.
@@ -175,7 +186,12 @@ mod tests {
 
     #[test]
     fn an_unknown_flag_is_a_usage_error_that_says_what_to_do() {
-        for bad in [&["--confg", "/x"][..], &["run"], &["--config"]] {
+        for bad in [
+            &["--confg", "/x"][..],
+            &["run"],
+            &["--config"],
+            &["--firewall"],
+        ] {
             let failure = words(bad).expect_err("unknown");
             assert_eq!(failure.exit(), Exit::Usage);
             let text = failure.to_string();

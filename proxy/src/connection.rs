@@ -103,9 +103,13 @@ impl Connections {
         &self,
         stream: TlsStream<Stream>,
         established: Established,
-        peer: Option<SocketAddr>,
-        leaving: Leaving,
+        origin: Origin,
     ) {
+        let Origin {
+            peer,
+            leaving,
+            retire,
+        } = origin;
         // The door looked before the handshake, and others may have come in since.
         let Some(_counted) = self.telemetry.connections.hold_below(self.limit) else {
             self.telemetry.refused.increment();
@@ -139,6 +143,7 @@ impl Connections {
             caller: Arc::clone(&caller),
             asked: Arc::clone(&asked),
             leaving,
+            retire,
         };
         let forwarder = self.forwarder.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -182,6 +187,15 @@ struct Lease<'a> {
     /// Whether there was a request at all.
     asked: Arc<AtomicBool>,
     leaving: Leaving,
+    retire: CancellationToken,
+}
+
+/// What a carrier knows of a stream.
+pub(crate) struct Origin {
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) leaving: Leaving,
+    /// Cancelled when the stream will end soon.
+    pub(crate) retire: CancellationToken,
 }
 
 /// Ends the connection, or with HTTP/2 the stream, on which a denied client asked.
@@ -235,6 +249,7 @@ impl Lease<'_> {
             () = &mut denied => return self.refuse(),
             ended = &mut whole => return self.judge(ended),
             why = self.established.ending.told() => why,
+            () = self.retire.cancelled() => Why::Retired,
         };
         self.leaving.set();
         if let Some(connection) = &mut whole.connection {
@@ -336,7 +351,7 @@ impl<C: Future<Output = hyper::Result<()>>> Future for Whole<C> {
 
 /// Runs what hyper spawns as tasks that the shutdown waits for.
 #[derive(Clone)]
-struct OnTasks(Tasks);
+pub(crate) struct OnTasks(pub(crate) Tasks);
 
 impl<F> hyper::rt::Executor<F> for OnTasks
 where

@@ -15,6 +15,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use crate::carrier::Up;
 use crate::config::ControlSource;
 use crate::credential::Credentials;
 use crate::forward::Forwarder;
@@ -66,8 +67,8 @@ pub(crate) struct Subscriber {
     pub(crate) forwarder: Forwarder,
     /// Takes the routes of a policy, if routes come from the daemon.
     pub(crate) routed: Option<Forwarder>,
-    /// Names of the carriers that are up.
-    pub(crate) carriers: Vec<String>,
+    /// The carriers that are up.
+    pub(crate) carriers: Up,
     pub(crate) tasks: Tasks,
 }
 

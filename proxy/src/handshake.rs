@@ -59,6 +59,9 @@ pub(crate) enum HandshakeError {
     /// The server name belongs to no tunnel.
     #[error("the server name belongs to no tunnel")]
     UnknownName,
+    /// The carrier wants client certificates, and the credential names no CA for them.
+    #[error("no client CA to verify callers of this carrier with")]
+    NotMutual,
     /// The program stops.
     #[error("the program stops")]
     Stopping,
@@ -99,6 +102,7 @@ impl HandshakeError {
             Self::Superseded => "superseded",
             Self::NoCredential => "no credential",
             Self::UnknownName => "unknown name",
+            Self::NotMutual => "no client CA",
             Self::Stopping => "stopping",
         }
     }
@@ -128,12 +132,13 @@ impl Handshakes {
         self.pending.wait()
     }
 
-    /// Ends inner TLS on `stream`, which waits in the place `waiting`. Dropping the future gives the
-    /// handshake up.
+    /// Ends inner TLS on `stream`, which waits in the place `waiting`; `mutual`: only where a client
+    /// certificate is required. Dropping the future gives the handshake up.
     pub(crate) async fn accept<S>(
         &self,
         stream: S,
         waiting: &Waiting<'_>,
+        mutual: bool,
     ) -> Result<(TlsStream<S>, Established), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -152,6 +157,9 @@ impl Handshakes {
             credentials: &self.credentials,
             waiting,
         };
+        if mutual && !guarded.begun()?.asks_for_clients() {
+            return Err(guarded.failed(HandshakeError::NotMutual));
+        }
         let accept = start.into_stream(guarded.begun()?.config());
         let accepted = tokio::select! {
             accepted = accept => accepted,

@@ -12,8 +12,10 @@ use process::{Clock, Exit, Failure, Health, Tasks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::carrier::Up;
 use crate::config::HealthListener;
 use crate::credential::Credentials;
+use crate::dial::Roster;
 use crate::forward::Forwarder;
 use crate::socket;
 use crate::telemetry::Telemetry;
@@ -30,26 +32,30 @@ pub(crate) fn page(
     telemetry: Arc<Telemetry>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
-    carriers: &[String],
+    carriers: Up,
 ) -> Health {
     let (ready, shown) = (credentials.clone(), credentials.clone());
     let forwarder = forwarder.clone();
-    let idle = carriers.is_empty();
+    let (edge, noted) = (carriers.edge.clone(), carriers.edge.clone());
     Health {
         reasons: Arc::new(move || {
             let mut reasons = ready.reasons();
-            if idle {
-                reasons.push("no carrier is configured".to_owned());
-            }
+            reasons.extend(carriers.reason());
             if tasks.is_stopping() {
                 reasons.push("draining".to_owned());
             }
             reasons
         }),
+        notes: Arc::new(move || noted.as_ref().map_or_else(Vec::new, Roster::notes)),
         metrics: Arc::new(move || {
             let mut page = Exposition::default();
             telemetry.page(&mut page, &shown, &*clock);
             forwarder.metrics(&mut page);
+            if let Some(edge) = &edge {
+                let name = "keyward_edge_connections";
+                page.family(name, "gauge", "Connections that the edge has bound.");
+                page.sample(name, &[], edge.connections());
+            }
             page.finish()
         }),
         pages: Vec::new(),

@@ -4,11 +4,13 @@
 //! traffic flows. [`run`] is the whole program; this page and the modules' first lines are its map.
 
 mod alert;
+mod base64;
 pub mod carrier;
 pub mod config;
 mod connection;
 mod control;
 pub mod credential;
+mod dial;
 mod files;
 pub mod forward;
 mod handshake;
@@ -29,10 +31,11 @@ use std::sync::Arc;
 use process::{Clock, Drained, Failure, SystemClock, Tasks};
 use tokio_util::sync::CancellationToken;
 
-use carrier::{Carriers, Door};
+use carrier::{Carriers, Door, Up};
 use config::{Config, Limits, RouteSource};
 use connection::{Connections, LEAVE};
 use credential::{Credentials, Why};
+use dial::Dialler;
 use forward::Forwarder;
 use handshake::Handshakes;
 use telemetry::Telemetry;
@@ -64,23 +67,32 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
 
     // Ports before work: a taken one is found out at once.
     let carriers = Carriers::bind(&config)?;
-    let names = carriers.names();
+    let edge = config.edge.clone();
+    let dialler = edge.map(|edge| Dialler::new(edge, limits.drain, door.clone(), &tasks));
+    let dialler = dialler.transpose()?;
+    let up = Up {
+        listening: carriers.names(),
+        edge: dialler.as_ref().map(Dialler::roster),
+    };
     let page = health::page(
         &credentials,
         &forwarder,
         telemetry,
         clock,
         tasks.clone(),
-        &names,
+        up.clone(),
     );
     let probed = Tasks::new();
     health::serve(page, config.health, &probed)?;
-    subscribe(&config, &credentials, &forwarder, names, &tasks);
+    subscribe(&config, &credentials, &forwarder, up, &tasks);
     if matches!(config.routes, RouteSource::File(_)) {
         reload::watch(options, forwarder, &tasks);
     }
     tasks.spawn(credentials.clone().watch_expiry());
     carriers.listen(&door);
+    if let Some(dialler) = dialler {
+        tasks.essential(dial::NAME, dialler.run());
+    }
 
     tokio::select! {
         () = tasks.stopping() => {}
@@ -116,6 +128,7 @@ fn door(
         tasks: tasks.clone(),
         handshake_timeout: limits.handshake_timeout,
         limit: limits.connections,
+        patient: false,
     }
 }
 
@@ -124,7 +137,7 @@ fn subscribe(
     config: &Config,
     credentials: &Credentials,
     forwarder: &Forwarder,
-    carriers: Vec<String>,
+    carriers: Up,
     tasks: &Tasks,
 ) {
     let routed = matches!(config.routes, RouteSource::Daemon).then(|| forwarder.clone());

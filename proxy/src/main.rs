@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     match command {
         Command::Run(options) => process::start(|tasks| proxy::run(options, tasks)),
         Command::Health(options) => process::start(|_| arguments::health(options)),
+        Command::Firewall(options) => arguments::say(arguments::firewall(&options)),
         Command::Check(options) => arguments::say(arguments::check(&options)),
         Command::Version => arguments::say(Ok(format!("keyward-proxy {}\n", process::BUILD))),
         Command::Help => arguments::say(Ok(arguments::HELP.to_owned())),

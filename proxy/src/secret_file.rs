@@ -80,9 +80,9 @@ mod tests {
         let path = directory.path().join("key");
         // Made by another process, and known here only backwards.
         let make = "head -c 3000 /dev/urandom | base64 -w0 | tee \"$1\" | rev";
-        let mut made = std::process::Command::new("sh");
-        let made = made.args(["-c", make, "sh"]).arg(&path).output().unwrap();
-        let backwards = made.stdout.trim_ascii();
+        let mut shell = std::process::Command::new("sh");
+        let told = shell.args(["-c", make, "sh"]).arg(&path).output().unwrap();
+        let backwards = told.stdout.trim_ascii();
         let wanted: Vec<&[u8]> = backwards.chunks_exact(40).step_by(33).collect();
         assert_eq!(wanted.len(), 4);
         drop(read(&path, 1 << 20).unwrap());

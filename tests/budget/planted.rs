@@ -57,7 +57,12 @@ fn a_dependency_against_the_direction_is_found() {
             "keyward depends on keyward-proxy"
         ]
     );
-    for leaf in ["keyward-pki", "keyward-control", "keyward-process"] {
+    for leaf in [
+        "keyward-pki",
+        "keyward-control",
+        "keyward-edge-wire",
+        "keyward-process",
+    ] {
         assert_eq!(
             against_the_direction(leaf, &set(&["keyward"])),
             [format!("{leaf} depends on keyward")]

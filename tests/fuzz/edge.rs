@@ -1,108 +1,108 @@
-//! What the edge's control plane reads from whoever calls it: assertions, bodies, paths.
+//! What the edge reads before it knows who speaks, and what it reads from a proxy; and the other way round.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-
-use bytes::Bytes;
-use edge::assertion::{decode, system_resolver};
-use edge::plane::{Plane, PlaneSettings, Rate, Rates};
-use edge::state::{Seal, Settings, State};
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use process::SystemClock;
+use ::edge::relay::hello::{ClientHello, HelloError, MAX_HELLO, Reader};
+use wire::{FromEdge, FromProxy, LineError, Lines, MAX_LINE, Refused, Value};
 
 use super::drive;
+use crate::edge::hello;
 
-const CALLER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+/// In the place of a secret; no error may have it in its text.
+const CANARY: &str = "canary-of-a-secret";
 
-#[test]
-fn assertions() {
-    // {"alg":"ES256","kid":"k"} . {"iss":"https://i.test","exp":1.5,"aud":["a"]} . 64 zeros
-    let good = format!(
-        "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsifQ.eyJpc3MiOiJodHRwczovL2kudGVzdCIsImV4cCI6MS41LCJhdWQiOlsiYSJdfQ.{}",
-        "A".repeat(86)
-    );
-    let types = ["JWT".to_owned()];
-    assert!(decode(&good, &types).is_ok());
-    let seeds = [good.into_bytes(), b"..".to_vec(), b"a.b.c.d.e".to_vec()];
-    drive("assertions", &seeds, |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        match decode(&text, &types) {
-            Ok(decoded) => assert!(!decoded.kid.is_empty() && text.len() <= 16 * 1024),
-            Err(refusal) => assert!(refusal.to_string().len() < 2048, "{refusal}"),
+fn found(bytes: &[u8], cut: usize) -> Result<Option<ClientHello>, HelloError> {
+    let mut reader = Reader::default();
+    for piece in bytes.chunks(cut) {
+        if let Some(hello) = reader.feed(piece)? {
+            return Ok(Some(hello));
         }
-    });
+    }
+    Ok(None)
 }
 
-/// Each answer is one of the API, whatever was asked: never a fault of ours.
 #[test]
-fn requests_to_the_tunnels_api() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let plane = runtime.block_on(plane(&directory));
+fn client_hellos() {
+    let whole = hello("docs.t.example");
+    let mut fragmented = Vec::new();
+    for part in whole[5..].chunks(30) {
+        fragmented.extend_from_slice(&[22, 3, 1, 0, u8::try_from(part.len()).unwrap()]);
+        fragmented.extend_from_slice(part);
+    }
     let seeds = [
-        b"POST /v1/oauth/token\n{\"grant_type\":\"urn:ietf:params:oauth:grant-type:jwt-bearer\",\"assertion\":\"a.b.c\",\"federation_rule_id\":\"fdrl_0\"}".to_vec(),
-        b"POST /v1/oauth/token\ngrant_type=a&assertion=%41&federation_rule_id=fdrl_0".to_vec(),
-        b"GET /v1/tunnels?limit=1&page=page_AAAAAAAAAAE&include_archived=true\n".to_vec(),
-        b"PUT /v1/tunnels/tnl_0/access\n{\"cidrs\":[\"::/0\"]}".to_vec(),
-        b"GET /v1/tunnels/tnl_0/bundles?after=1\n".to_vec(),
-        b"GET /v1/edge\n".to_vec(),
+        whole,
+        fragmented,
+        hello("a.example"),
+        vec![22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff],
     ];
-    drive("requests_to_the_tunnels_api", &seeds, |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        let (line, body) = text.split_once('\n').unwrap_or((&text, ""));
-        let (method, uri) = line.split_once(' ').unwrap_or(("GET", line));
-        for kind in ["application/json", "application/x-www-form-urlencoded"] {
-            let request = Request::builder()
-                .method(method)
-                .uri(uri)
-                .header("content-type", kind)
-                .body(Full::new(Bytes::from(body.to_owned())));
-            let Ok(request) = request else { return };
-            let (status, body) = runtime.block_on(async {
-                let answer = plane.answer(request, CALLER).await;
-                let status = answer.status();
-                (
-                    status,
-                    answer.into_body().collect().await.unwrap().to_bytes(),
-                )
-            });
-            assert!(!status.is_server_error(), "{status}");
-            assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
-            assert!(body.len() < 4096);
+    drive("client_hellos", &seeds, |bytes| {
+        let at_once = found(bytes, MAX_HELLO);
+        let in_pieces = found(bytes, 7);
+        if let Ok(Some(hello)) = &at_once {
+            assert!(bytes.starts_with(&hello.bytes), "kept to the byte");
+            assert!(hello.bytes.len() <= MAX_HELLO);
+        }
+        let name = |found: &Result<Option<ClientHello>, HelloError>| match found {
+            Ok(Some(hello)) => hello.server_name.clone(),
+            _ => None,
+        };
+        // Longer than one piece may be, it is refused as a whole, and found before that in pieces.
+        if bytes.len() <= MAX_HELLO {
+            assert_eq!(name(&at_once), name(&in_pieces), "however it comes");
         }
     });
 }
 
-async fn plane(directory: &tempfile::TempDir) -> Plane {
-    let url = State::file_url(&directory.path().join("edge.db"));
-    let settings = Settings {
-        edge: "edge.test".to_owned(),
-        reveal: true,
+fn lines<M>(bytes: &[u8])
+where
+    M: serde::de::DeserializeOwned + serde::Serialize + PartialEq + std::fmt::Debug,
+{
+    let mut lines = Lines::default();
+    for piece in bytes.chunks(11) {
+        lines.push(piece);
+        while let Some(message) = lines.take::<M>() {
+            match message {
+                Ok(message) => {
+                    let Ok(line) = wire::line(&message) else {
+                        continue;
+                    };
+                    let mut again = Lines::default();
+                    again.push(&line);
+                    assert_eq!(again.take::<M>(), Some(Ok(message)));
+                }
+                Err(error) => {
+                    assert!(!error.to_string().contains(CANARY), "{error}");
+                    if error == LineError::TooLong {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn control_messages_of_edge_and_proxy() {
+    let present = FromProxy::Present {
+        seq: u64::MAX,
+        credential: Value::new(CANARY.to_owned()),
     };
-    let state = State::open(&url, Seal::new(&[7; 32]).unwrap(), settings)
-        .await
-        .unwrap();
-    let endless = Rate {
-        burst: u32::MAX,
-        per_minute: u32::MAX,
-    };
-    Plane::new(PlaneSettings {
-        state,
-        clock: Arc::new(SystemClock),
-        resolver: system_resolver(),
-        apply: Arc::new(|| Box::pin(async {})),
-        edge_ca_certificates: Arc::new(Vec::new),
-        organization: None,
-        rates: Rates {
-            requests: endless,
-            exchanges: endless,
-            rule: endless,
-            failures: endless,
-            ..Rates::default()
+    let of_proxy = [
+        wire::line(&present).unwrap().to_vec(),
+        wire::line(&FromProxy::Draining).unwrap().to_vec(),
+        vec![b' '; MAX_LINE + 1],
+    ];
+    drive("messages_of_proxies", &of_proxy, lines::<FromProxy>);
+    let messages = [
+        FromEdge::Bound {
+            seq: 0,
+            credential_id: "a".to_owned(),
         },
-    })
+        FromEdge::Refused {
+            seq: 1,
+            reason: Refused::Credential,
+        },
+        FromEdge::CutAt { time: u64::MAX },
+        FromEdge::Instances { count: 2 },
+    ];
+    let of_edge = messages.map(|message| wire::line(&message).unwrap().to_vec());
+    drive("messages_of_edges", &of_edge, lines::<FromEdge>);
 }

@@ -50,14 +50,15 @@ impl Hello {
     }
 
     /// With a client certificate.
-    pub(crate) fn with_client(issuer: &Issuer, (certificate, key): &(String, String)) -> Self {
+    pub(crate) fn with_client(issuer: &Issuer, client: &(String, String)) -> Self {
+        Self::trusting_with(&issuer.ca_pem(), client)
+    }
+
+    /// For the CA certificates in `pem`, with a client certificate.
+    pub(crate) fn trusting_with(pem: &str, (certificate, key): &(String, String)) -> Self {
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-        Self::make(
-            &issuer.ca_pem(),
-            Some((certificate, key)),
-            rustls::ALL_VERSIONS,
-        )
+        Self::make(pem, Some((certificate, key)), rustls::ALL_VERSIONS)
     }
 
     fn make(
@@ -139,6 +140,15 @@ impl Line {
                 Wire::Web(Box::new(web))
             }
         };
+        Self::new(wire, hello)
+    }
+
+    /// The same on a connection that somebody else has made.
+    pub(crate) fn on(tcp: TcpStream, hello: &Hello) -> io::Result<Self> {
+        Self::new(Wire::Tcp(tcp), hello)
+    }
+
+    fn new(wire: Wire, hello: &Hello) -> io::Result<Self> {
         let name = ServerName::try_from(HOST).map_err(io::Error::other)?;
         let tls =
             ClientConnection::new(Arc::new(hello.0.clone()), name).map_err(io::Error::other)?;

@@ -26,6 +26,8 @@ pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct Health {
     /// Why the program is not ready; empty: it is.
     pub reasons: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// What else `/readyz` says, a line each; decides nothing.
+    pub notes: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Metrics in the Prometheus text format.
     pub metrics: Page,
     /// Read-only JSON under further paths.
@@ -94,15 +96,16 @@ impl Health {
         if draining {
             reasons.push("draining".to_owned());
         }
-        if reasons.is_empty() {
-            return text(StatusCode::OK, "ready\n".to_owned());
-        }
-        let mut body = "not ready\n".to_owned();
-        for reason in reasons {
-            body.push_str(&reason);
+        let (status, word) = match reasons.as_slice() {
+            [] => (StatusCode::OK, "ready\n"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        };
+        let mut body = word.to_owned();
+        for line in reasons.into_iter().chain((self.notes)()) {
+            body.push_str(&line);
             body.push('\n');
         }
-        text(StatusCode::SERVICE_UNAVAILABLE, body)
+        text(status, body)
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use process::{Exit, Failure, Tasks};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use proxy_protocol::HeaderError;
 pub use proxy_protocol::probe as read_proxy_header;
@@ -26,7 +27,8 @@ pub use websocket::probe as read_frames;
 pub(crate) use websocket::{Web, WebSocket};
 
 use crate::config::Config;
-use crate::connection::Connections;
+use crate::connection::{Connections, Origin};
+use crate::dial::{self, Roster};
 use crate::handshake::{HandshakeError, Handshakes};
 use crate::socket;
 use crate::telemetry::{Pace, Telemetry};
@@ -73,6 +75,10 @@ pub(crate) struct Arrival {
     /// As far as the carrier knows it.
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) leaving: Leaving,
+    /// Whoever carries the stream is not trusted to say who calls: a client certificate is required.
+    pub(crate) mutual: bool,
+    /// Cancelled when whatever carries the stream will end soon: the calls on it may end first.
+    pub(crate) retire: CancellationToken,
 }
 
 /// Opens one kind of carrier on an accepted socket.
@@ -86,6 +92,33 @@ pub(crate) trait Carrier: Clone + Send + Sync + 'static {
         socket: TcpStream,
         peer: SocketAddr,
     ) -> impl Future<Output = Result<Arrival, CarrierError>> + Send;
+}
+
+/// The carriers that are up, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Up {
+    /// Up as long as the program is.
+    pub(crate) listening: Vec<String>,
+    /// Up while the edge holds a connection.
+    pub(crate) edge: Option<Roster>,
+}
+
+impl Up {
+    /// Names of those that are up now.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let edge = self.edge.iter().filter(|edge| edge.is_up());
+        let edge = edge.map(|_| dial::NAME.to_owned());
+        self.listening.iter().cloned().chain(edge).collect()
+    }
+
+    /// Why nothing can come in; `None`: something can.
+    pub(crate) fn reason(&self) -> Option<String> {
+        match &self.edge {
+            _ if !self.listening.is_empty() => None,
+            Some(edge) => edge.reason(),
+            None => Some("no carrier is configured".to_owned()),
+        }
+    }
 }
 
 /// The carriers that listen, bound and not yet served.
@@ -160,6 +193,8 @@ pub(crate) struct Door {
     pub(crate) tasks: Tasks,
     pub(crate) handshake_timeout: Duration,
     pub(crate) limit: usize,
+    /// Handshakes that are pending at the stop may end: whoever brings them still brings some then.
+    pub(crate) patient: bool,
 }
 
 impl Door {
@@ -217,21 +252,28 @@ impl Door {
             let waiting = self.handshakes.wait();
             let complete = async {
                 let arrival = opening.await?;
-                let (stream, established) =
-                    self.handshakes.accept(arrival.stream, &waiting).await?;
-                Ok((stream, established, arrival.peer, arrival.leaving))
+                let accepting = self
+                    .handshakes
+                    .accept(arrival.stream, &waiting, arrival.mutual);
+                let (stream, established) = accepting.await?;
+                let origin = Origin {
+                    peer: arrival.peer,
+                    leaving: arrival.leaving,
+                    retire: arrival.retire,
+                };
+                Ok((stream, established, origin))
             };
             tokio::select! {
                 complete = tokio::time::timeout(self.handshake_timeout, complete) => {
                     complete.unwrap_or(Err(HandshakeError::Timeout))
                 }
                 () = waiting.evicted() => Err(HandshakeError::Evicted),
-                () = self.tasks.stopping() => Err(HandshakeError::Stopping),
+                () = self.tasks.stopping(), if !self.patient => Err(HandshakeError::Stopping),
             }
         };
         match result {
-            Ok((stream, established, peer, leaving)) => {
-                let serving = self.connections.serve(stream, established, peer, leaving);
+            Ok((stream, established, origin)) => {
+                let serving = self.connections.serve(stream, established, origin);
                 // Boxed: a pending handshake, of which there may be many, stays small.
                 Box::pin(serving).await;
             }

@@ -4,15 +4,20 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::WebSocket;
+use crate::dial::Stalling;
 
 /// Bytes of inner TLS from and to a peer.
 pub(crate) enum Stream {
     Tcp(TcpStream),
     WebSocket(Box<WebSocket<TcpStream>>),
+    /// A stream that the edge opened.
+    Edge(Stalling<TokioIo<Upgraded>>),
 }
 
 macro_rules! each {
@@ -24,6 +29,10 @@ macro_rules! each {
             }
             Stream::WebSocket(inner) => {
                 let $stream = Pin::new(&mut **inner);
+                $call
+            }
+            Stream::Edge(inner) => {
+                let $stream = Pin::new(inner);
                 $call
             }
         }
@@ -61,6 +70,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(inner) => inner.is_write_vectored(),
             Self::WebSocket(inner) => inner.is_write_vectored(),
+            Self::Edge(inner) => inner.is_write_vectored(),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{Arrival, Carrier, CarrierError, Leaving, Stream, proxy_protocol};
 
@@ -28,6 +29,8 @@ impl Carrier for Tls {
             stream: Stream::Tcp(socket),
             peer: Some(peer),
             leaving: Leaving::default(),
+            mutual: false,
+            retire: CancellationToken::new(),
         })
     }
 }

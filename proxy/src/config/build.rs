@@ -12,7 +12,7 @@ use super::raw::{
 };
 use super::{
     Config, ConfigError, ControlSource, CredentialFiles, HealthListener, Limits, RouteSource,
-    TlsListener, UpstreamPolicy, value,
+    TlsListener, UpstreamPolicy, edge, value,
 };
 use crate::route;
 
@@ -32,14 +32,22 @@ pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, Con
         });
     }
     let websocket = address("listen_addr", raw.listen_addr.as_ref())?;
-    let tls = tls_listener(raw.carriers.unwrap_or_default().tls)?;
-    if websocket.is_none() && tls.is_none() {
+    let carriers = raw.carriers.unwrap_or_default();
+    let tls = tls_listener(carriers.tls)?;
+    let edge = carriers.edge.map(edge::build).transpose()?;
+    if websocket.is_none() && tls.is_none() && edge.is_none() {
         return Err(ConfigError::NoCarrier);
     }
     let control = raw.control.map(control).transpose()?;
     let files = files(raw.tls.unwrap_or_default())?;
     if control.is_none() && files.is_none() {
         return Err(ConfigError::NoCredentialSource);
+    }
+    if let (Some(edge), Some(files), None) = (&edge, &files, &control)
+        && files.client_ca.is_none()
+        && !edge.allow_without_client_certificate
+    {
+        return Err(ConfigError::EdgeWithoutClientCa);
     }
     let flag = tunnel_domain.filter(|text| !text.is_empty());
     let domain = domain(flag.or(raw.tunnel_domain.as_deref()))?;
@@ -61,6 +69,7 @@ pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, Con
         log_level,
         websocket,
         tls,
+        edge,
         tunnel_domain: domain,
         files,
         control,
@@ -101,7 +110,7 @@ fn control(raw: RawControl) -> Result<ControlSource, ConfigError> {
 }
 
 /// A replica keeps its name over restarts, as a pod of a `StatefulSet` or a machine does.
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => "proxy".to_owned(),

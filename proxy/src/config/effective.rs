@@ -20,12 +20,7 @@ pub(super) fn write(config: &Config) -> String {
         page.text(0, "tunnel_domain", domain);
     }
     credential(&mut page, config);
-    if let Some(tls) = config.tls {
-        page.section(0, "carriers");
-        page.section(1, "tls");
-        page.text(2, "listen_addr", &tls.addr.to_string());
-        page.line(2, "proxy_protocol", &tls.proxy_protocol.to_string());
-    }
+    carriers(&mut page, config);
     routes(&mut page, &config.routes);
     upstream(&mut page, config);
     page.section(0, "health");
@@ -58,6 +53,46 @@ pub(super) fn write(config: &Config) -> String {
         &limits.concurrent_streams.to_string(),
     );
     page.0
+}
+
+fn carriers(page: &mut Page, config: &Config) {
+    if config.tls.is_some() || config.edge.is_some() {
+        page.section(0, "carriers");
+    }
+    if let Some(tls) = config.tls {
+        page.section(1, "tls");
+        page.text(2, "listen_addr", &tls.addr.to_string());
+        page.line(2, "proxy_protocol", &tls.proxy_protocol.to_string());
+    }
+    let Some(edge) = &config.edge else { return };
+    page.section(1, "edge");
+    page.text(2, "url", &format!("https://{}:{}", edge.host, edge.port));
+    let addresses = edge.addresses.iter().map(ToString::to_string);
+    page.list(2, "addresses", addresses);
+    if let Some(path) = &edge.ca_file {
+        page.text(2, "ca_file", &path.to_string_lossy());
+    }
+    if let Some(pin) = &edge.pin {
+        let digits: String = pin.iter().map(|octet| format!("{octet:02x}")).collect();
+        page.text(2, "pin", &format!("sha256:{digits}"));
+    }
+    page.text(2, "tunnel", &edge.tunnel);
+    page.text(2, "secret_file", &edge.secret_file.to_string_lossy());
+    page.text(2, "replica", &edge.replica);
+    page.line(2, "connections", &edge.connections.to_string());
+    if let Some(forward) = &edge.forward_proxy {
+        page.section(2, "forward_proxy");
+        page.text(
+            3,
+            "url",
+            &format!("http://{}:{}", forward.host, forward.port),
+        );
+        if let Some(path) = &forward.credentials_file {
+            page.text(3, "credentials_file", &path.to_string_lossy());
+        }
+    }
+    let switch = edge.allow_without_client_certificate;
+    page.line(2, "allow_without_client_certificate", &switch.to_string());
 }
 
 fn credential(page: &mut Page, config: &Config) {

@@ -50,6 +50,10 @@ pub enum ConfigError {
     NothingAllowed,
     #[error("no carrier is configured")]
     NoCarrier,
+    #[error(
+        "carriers.edge is configured and tls.client_ca is not: whoever runs the edge could call"
+    )]
+    EdgeWithoutClientCa,
     #[error("no source of a server certificate is configured")]
     NoCredentialSource,
     #[error("routes is \"daemon\" and control is not configured")]
@@ -94,7 +98,12 @@ impl ConfigError {
             Self::NothingAllowed => {
                 "remove the key for the private ranges, or list the networks of your upstreams".to_owned()
             }
-            Self::NoCarrier => "set listen_addr, for instance \":8080\", or carriers.tls.listen_addr".to_owned(),
+            Self::NoCarrier => {
+                "set listen_addr, for instance \":8080\", carriers.tls.listen_addr, or carriers.edge".to_owned()
+            }
+            Self::EdgeWithoutClientCa => {
+                "set tls.client_ca, or carriers.edge.allow_without_client_certificate: true".to_owned()
+            }
             Self::NoCredentialSource => {
                 "set tls.cert_file and tls.key_file, or control.socket".to_owned()
             }

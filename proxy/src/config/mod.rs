@@ -6,8 +6,10 @@
 
 mod build;
 mod check;
+mod edge;
 mod effective;
 mod error;
+mod firewall;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use ipnet::IpNet;
 use process::{Clock, Failure, SystemClock};
 
 pub(crate) use check::certificates;
+pub use edge::{EdgeCarrier, ForwardProxy};
 pub use error::ConfigError;
 pub(crate) use error::reason;
 pub use raw::{Raw, parse};
@@ -39,6 +42,8 @@ pub struct Config {
     pub websocket: Option<SocketAddr>,
     /// Where plain TCP carries inner TLS.
     pub tls: Option<TlsListener>,
+    /// The edge that is dialled.
+    pub edge: Option<EdgeCarrier>,
     /// `<tunnel-domain>`, lower case, without a leading dot.
     pub tunnel_domain: Option<String>,
     /// Certificate and key files, watched.
@@ -251,5 +256,11 @@ impl Config {
     /// no secret: keys are named by their paths, and an upstream cannot carry a password.
     pub fn effective(&self) -> String {
         effective::write(self)
+    }
+
+    /// What a firewall has to let through: direction, protocol, host, port and purpose, a line each, tabs
+    /// between; host `*` is any.
+    pub fn firewall(&self) -> String {
+        firewall::write(self)
     }
 }

@@ -10,13 +10,27 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::ConfigError;
+use super::edge::RawEdge;
 use routes::UNFIT;
 
 pub(super) use routes::RawRoutes;
 
 /// Every key, with its sections, for the hint at a misspelt one.
-pub(super) const KEYS: [&str; 37] = [
+pub(super) const KEYS: [&str; 50] = [
     "carriers",
+    "carriers.edge",
+    "carriers.edge.addresses",
+    "carriers.edge.allow_without_client_certificate",
+    "carriers.edge.ca_file",
+    "carriers.edge.connections",
+    "carriers.edge.forward_proxy",
+    "carriers.edge.forward_proxy.credentials_file",
+    "carriers.edge.forward_proxy.url",
+    "carriers.edge.pin",
+    "carriers.edge.replica",
+    "carriers.edge.secret_file",
+    "carriers.edge.tunnel",
+    "carriers.edge.url",
     "carriers.tls",
     "carriers.tls.listen_addr",
     "carriers.tls.proxy_protocol",
@@ -98,6 +112,7 @@ pub(super) struct RawUpstreamTls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCarriers {
+    pub(super) edge: Option<RawEdge>,
     pub(super) tls: Option<RawTlsCarrier>,
 }
 

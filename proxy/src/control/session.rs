@@ -198,7 +198,7 @@ impl<'a> Session<'a> {
         let forwarder = &self.subscriber.forwarder;
         let report = Report {
             tunnels: self.subscriber.credentials.report(&forwarder.route_names()),
-            carriers: self.subscriber.carriers.clone(),
+            carriers: self.subscriber.carriers.names(),
         };
         let due = self
             .reported

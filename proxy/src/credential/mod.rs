@@ -220,6 +220,7 @@ impl Credentials {
             let clients = &credential.client_ca_certificates;
             Ok::<_, Refused>(Served {
                 config: verify::server_config(provider, &pair.key, clients)?,
+                mutual: !clients.is_empty(),
                 certificate: pair.certificate,
                 sha256: pair.sha256,
                 not_after: pair.not_after,

@@ -103,6 +103,8 @@ impl Tunnel {
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(super) config: Arc<ServerConfig>,
+    /// A client certificate is required.
+    pub(super) mutual: bool,
     pub(crate) certificate: CertificateDer<'static>,
     /// Lower-case hexadecimal.
     pub(crate) sha256: String,
@@ -300,6 +302,11 @@ impl Begun {
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.serving.served(self.leaf).config)
+    }
+
+    /// Whether the handshake will ask for a client certificate, and insist on it.
+    pub(crate) fn asks_for_clients(&self) -> bool {
+        self.serving.served(self.leaf).mutual
     }
 
     /// Resolves once the handshake may not end any more.

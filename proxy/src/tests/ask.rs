@@ -5,6 +5,7 @@ use tokio::io::AsyncWriteExt;
 use process::{Clock, Tasks};
 
 use super::world::{Ca, Caller, NAME, Proxy, read_rest, read_until, within};
+use crate::carrier::Up;
 use crate::config::HealthListener;
 use crate::health;
 
@@ -66,11 +67,14 @@ async fn the_health_command_fails_with_the_reason_until_there_is_a_credential() 
     let addr = free.local_addr().unwrap();
     drop(free);
     let clock: std::sync::Arc<dyn Clock> = proxy.clock.clone();
-    let carriers = ["tls".to_owned()];
+    let carriers = Up {
+        listening: vec!["tls".to_owned()],
+        edge: None,
+    };
     let telemetry = proxy.telemetry.clone();
     let tasks = proxy.tasks.clone();
     let (credentials, forwarder) = (&proxy.credentials, &proxy.forwarder);
-    let page = health::page(credentials, forwarder, telemetry, clock, tasks, &carriers);
+    let page = health::page(credentials, forwarder, telemetry, clock, tasks, carriers);
     let probed = Tasks::new();
     let explicit = true;
     let listener = HealthListener { addr, explicit };

@@ -11,6 +11,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::world::{Ca, Proxy, leaf_sha256, within};
+use crate::carrier::Up;
 use crate::config::ControlSource;
 use crate::control::Subscriber;
 
@@ -43,7 +44,10 @@ impl Stand {
             credentials: proxy.credentials.clone(),
             forwarder: proxy.forwarder.clone(),
             routed: Some(proxy.forwarder.clone()),
-            carriers: vec!["tls".to_owned()],
+            carriers: Up {
+                listening: vec!["tls".to_owned()],
+                edge: None,
+            },
             tasks: proxy.tasks.clone(),
         };
         proxy.tasks.essential("control", subscriber.run());

@@ -92,7 +92,7 @@ async fn interrupted(
         pipe.let_go(&rest).await;
     };
     let waiting = pipes.handshakes.wait();
-    let accept = pipes.handshakes.accept(far, &waiting);
+    let accept = pipes.handshakes.accept(far, &waiting, false);
     let both = async { tokio::join!(caller, accept) };
     tokio::select! {
         biased;

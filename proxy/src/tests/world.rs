@@ -285,7 +285,7 @@ impl Pipes {
         };
         let proxy = async {
             let waiting = self.handshakes.wait();
-            let mut accepted = self.handshakes.accept(far, &waiting).await;
+            let mut accepted = self.handshakes.accept(far, &waiting, false).await;
             if let Ok((stream, _)) = &mut accepted {
                 let _ = stream.write_all(b"x").await;
                 let _ = stream.flush().await;

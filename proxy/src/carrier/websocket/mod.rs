@@ -26,10 +26,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use stream::WebSocket;
 
 use super::{Arrival, Carrier, CarrierError, Leaving, Stream};
+use crate::base64;
 use crate::token::lists;
 
 /// The request that opens a WebSocket; cloudflared adds some headers, callers some more.
@@ -73,6 +75,8 @@ impl Carrier for Web {
             ))),
             peer: Some(peer),
             leaving,
+            mutual: false,
+            retire: CancellationToken::new(),
         })
     }
 }
@@ -126,24 +130,11 @@ fn refusal(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 /// RFC 6455 section 4.2.2: SHA-1 of key and GUID, in base64. It proves that a WebSocket was meant and
 /// protects nothing, which is why SHA-1 will do.
 fn accept(key: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(key);
     context.update(GUID);
     let mut text = String::with_capacity(28);
-    for chunk in context.finish().as_ref().chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or_default());
-        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            let sextet = group >> (18 - 6 * place) & 0x3f;
-            let letter = ALPHABET.get(sextet as usize).copied().unwrap_or_default();
-            text.push(if place > chunk.len() {
-                '='
-            } else {
-                char::from(letter)
-            });
-        }
-    }
+    base64::encode(context.finish().as_ref(), &mut text);
     text
 }
 

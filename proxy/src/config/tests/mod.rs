@@ -1,6 +1,7 @@
 //! What a file means, and that every refusal has its text, its next step and its exit code.
 
 mod documents;
+mod edge;
 mod files;
 mod refusals;
 
@@ -97,6 +98,7 @@ fn what_is_printed_reads_back_to_the_same() {
          upstream: {disable_ip_validation: true}\n"
             .to_owned(),
         "listen_addr: ':1'\ncontrol: {socket: /s}\nroutes: {}\n".to_owned(),
+        edge::WHOLE.to_owned(),
     ] {
         let config = Config::from_text(&text, None).unwrap_or_else(|e| panic!("{e} {text}"));
         let printed = config.effective();

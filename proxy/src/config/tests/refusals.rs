@@ -197,7 +197,7 @@ fn each_refusal_of_anything_else_has_its_text_and_its_next_step() {
         (
             GOOD.replace("listen_addr: ':8080'\n", ""),
             "no carrier is configured",
-            "set listen_addr, for instance \":8080\", or carriers.tls.listen_addr",
+            "set listen_addr, for instance \":8080\", carriers.tls.listen_addr, or carriers.edge",
         ),
         (
             with("carriers: {tls: {}}"),

@@ -1,0 +1,169 @@
+//! An agent at one of the two doors, and whether it may go on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_rustls::rustls;
+
+use super::Shared;
+use super::link::Stream;
+use super::pump::{self, Broken};
+use super::quota::{Key, Place};
+use crate::access::{Access, Caller, Denial, fingerprint};
+use crate::directory::{Standing, TunnelEntry};
+
+/// Who calls, as far as outer TLS has proved it.
+#[derive(Clone, Debug)]
+pub(super) struct Agent {
+    pub(super) peer: SocketAddr,
+    /// Empty on passthrough, and for those who showed none.
+    pub(super) certificates: Arc<[CertificateDer<'static>]>,
+}
+
+/// Why an agent gets nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum Refused {
+    #[error("no such tunnel")]
+    Unknown,
+    #[error("the tunnel is suspended")]
+    Suspended,
+    #[error("the tunnel is archived")]
+    Archived,
+    #[error("the edge cannot decide now")]
+    Stale,
+    #[error(transparent)]
+    Denied(#[from] Denial),
+}
+
+impl Refused {
+    /// For logs, metrics and error bodies: one word of a closed list.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown_tunnel",
+            Self::Suspended => "suspended",
+            Self::Archived => "archived",
+            Self::Stale => "stale",
+            Self::Denied(denial) => denial.word(),
+        }
+    }
+}
+
+/// A way that is open: the tunnel, and the place that the agent takes up in it.
+pub(super) struct Admitted {
+    pub(super) tunnel: String,
+    agent: Agent,
+    entry: watch::Receiver<Arc<TunnelEntry>>,
+    _place: Place,
+}
+
+impl Agent {
+    /// Whether this agent may call `name` now.
+    pub(super) fn admit(&self, shared: &Shared, name: &str) -> Result<Admitted, Refused> {
+        let directory = &shared.directory;
+        if directory.is_stale() {
+            return Err(Refused::Stale);
+        }
+        let found = directory.tunnel_by_name(name).ok_or(Refused::Unknown)?;
+        let mut entry = directory.watch(&found.id).ok_or(Refused::Unknown)?;
+        let current = entry.borrow_and_update().clone();
+        self.judge(shared, &current)?;
+        let limits = current.access.limits();
+        let place = shared
+            .quotas
+            .enter(&current.id, &self.key(), limits, Instant::now())
+            .ok_or(Denial::TooMany)?;
+        Ok(Admitted {
+            tunnel: current.id.clone(),
+            agent: self.clone(),
+            entry,
+            _place: place,
+        })
+    }
+
+    fn judge(&self, shared: &Shared, entry: &TunnelEntry) -> Result<(), Refused> {
+        match entry.standing {
+            Standing::Active => {}
+            Standing::Suspended => return Err(Refused::Suspended),
+            Standing::Archived => return Err(Refused::Archived),
+        }
+        let caller = Caller {
+            address: self.peer.ip(),
+            asn: shared.asns.find(self.peer.ip()),
+            certificates: &self.certificates,
+        };
+        Ok(entry.access.admit(&caller, shared.directory.now())?)
+    }
+
+    fn key(&self) -> Key {
+        let certificate = self.certificates.first().map(|leaf| fingerprint(leaf));
+        Key::of(self.peer.ip(), certificate)
+    }
+}
+
+impl Admitted {
+    /// Whether the tunnel asks for client certificates.
+    pub(super) fn has_client_rules(&self) -> bool {
+        self.entry.borrow().access.has_client_rules()
+    }
+
+    /// Relays until both sides have ended, or until the agent may not go on.
+    pub(super) async fn relay<R, W>(self, shared: &Shared, agent: (R, W), stream: Stream)
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let Self {
+            tunnel,
+            agent: who,
+            mut entry,
+            _place,
+        } = self;
+        let _open = shared.telemetry.streams.hold();
+        let ended = tokio::select! {
+            ended = pump::pump(agent, stream, shared.limits.stall) => ended,
+            refused = who.watched(shared, &mut entry) => {
+                tracing::info!(tunnel, peer = %who.peer, reason = refused.word(), "stream cut");
+                shared.telemetry.cut.increment();
+                return;
+            }
+            () = shared.cut.cancelled() => return,
+        };
+        if let Err(broken) = ended {
+            if matches!(broken, Broken::Stalled) {
+                shared.telemetry.stalled.increment();
+            }
+            tracing::debug!(tunnel, peer = %who.peer, error = %broken, "stream broke");
+        }
+    }
+}
+
+impl Agent {
+    /// Resolves once a change of the tunnel keeps this agent from going on.
+    async fn watched(
+        &self,
+        shared: &Shared,
+        entry: &mut watch::Receiver<Arc<TunnelEntry>>,
+    ) -> Refused {
+        let mut before = entry.borrow().clone();
+        loop {
+            let changed = entry.changed().await;
+            let now = entry.borrow_and_update().clone();
+            // A change of credentials alone, the commonest, says nothing about agents.
+            let same = Access::is_same(&before.access, &now.access);
+            if (!same || before.standing != now.standing)
+                && let Err(refused) = self.judge(shared, &now)
+            {
+                return refused;
+            }
+            if changed.is_err() {
+                return Refused::Archived;
+            }
+            before = now;
+        }
+    }
+}

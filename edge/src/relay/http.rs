@@ -1,0 +1,114 @@
+//! HTTP/1.1 or HTTP/2, as ALPN has it, on a connection whose TLS ends at the edge.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use process::Tasks;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::Body;
+
+/// HTTP/1.1: until a request's head is complete, counted from the end of the one before.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// The head of a request.
+const HEAD: u32 = 32 << 10;
+/// HTTP/2: streams at once on a connection; what one agent may have at once is decided elsewhere.
+const STREAMS: u32 = 256;
+/// HTTP/2: what is buffered towards a peer that does not read, for each stream.
+const SEND_BUFFER: usize = 128 << 10;
+/// HTTP/2: a peer that answers no ping in time is gone.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What HTTP runs on.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether ALPN chose HTTP/2.
+    fn is_http2(&self) -> bool;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for TlsStream<S> {
+    fn is_http2(&self) -> bool {
+        self.get_ref().1.alpn_protocol() == Some(b"h2")
+    }
+}
+
+/// Answers one request.
+pub(super) type Handler =
+    Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+
+/// Serves until the connection ends; at the stop it is asked to leave, at the cut it has to.
+pub(super) async fn serve<S: Stream>(
+    tasks: &Tasks,
+    cut: &CancellationToken,
+    stream: S,
+    handler: Handler,
+) {
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let http2 = stream.is_http2();
+    let io = TokioIo::new(stream);
+    // A connection that breaks is its peer's business.
+    if http2 {
+        let mut connection = std::pin::pin!(
+            http2::Builder::new(OnTasks(tasks.clone()))
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .max_header_list_size(HEAD)
+                .initial_stream_window_size(wire::STREAM_WINDOW)
+                .initial_connection_window_size(wire::CONNECTION_WINDOW)
+                .max_send_buf_size(SEND_BUFFER)
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_TIMEOUT)
+                .serve_connection(io, service)
+        );
+        tokio::select! {
+            _ = &mut connection => return,
+            () = tasks.stopping() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = cut.cancelled() => {}
+        }
+    } else {
+        let mut connection = std::pin::pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_LIMIT)
+                .max_buf_size(HEAD as usize)
+                .serve_connection(io, service)
+                .with_upgrades()
+        );
+        tokio::select! {
+            _ = &mut connection => return,
+            () = tasks.stopping() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = cut.cancelled() => {}
+        }
+    }
+}
+
+/// Runs what hyper spawns as tasks that the shutdown waits for.
+#[derive(Clone)]
+struct OnTasks(Tasks);
+
+impl<F> hyper::rt::Executor<F> for OnTasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}

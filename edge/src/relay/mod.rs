@@ -1,0 +1,284 @@
+//! The data plane: one port, told apart by server name; proxies that dial in, agents that call, bytes in
+//! between that nobody here can read (`edge.md` sections 1 and 2).
+//!
+//! Nothing here knows where tunnels come from: that is [`Directory`]'s, and the control plane's behind it.
+
+mod answer;
+mod caller;
+mod door;
+mod front;
+mod headers;
+pub mod hello;
+mod http;
+mod ingress;
+mod link;
+mod passthrough;
+mod pending;
+mod prefixed;
+mod pump;
+mod quota;
+mod session;
+mod telemetry;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use process::metrics::Exposition;
+use process::{Failure, Tasks};
+use rustix::net::sockopt;
+use rustls::AlertDescription;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, rustls};
+use tokio_util::sync::CancellationToken;
+
+pub use answer::{Answer, Body, no_such_path};
+pub use front::{Front, FrontError};
+
+use crate::asn::AsnTable;
+use crate::directory::Directory;
+use caller::Agent;
+use hello::{ClientHello, HelloError};
+use ingress::Wrong;
+use link::Links;
+use pending::Pending;
+use prefixed::Prefixed;
+use quota::Quotas;
+use telemetry::{Paces, Telemetry};
+
+/// After a failed accept, which is nearly always a lack of descriptors that only time can mend.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Silence after which a peer is asked whether it is still there, the pause between two askings, and
+/// after how many it is gone: within a minute.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_PROBES: u32 = 3;
+
+/// How much and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayLimits {
+    /// From accept to a whole `ClientHello`.
+    pub hello: Duration,
+    /// From there to the end of a handshake that ends here.
+    pub handshake: Duration,
+    /// Sockets at once that have not said what they want, or are in a handshake; beyond it the oldest goes.
+    pub pending: usize,
+    /// Sockets at once; beyond it a new one is closed.
+    pub sockets: u64,
+    /// A stream whose write makes no progress for this long is closed.
+    pub stall: Duration,
+    /// Everything in flight gets this long at the stop.
+    pub drain: Duration,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            hello: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
+            pending: 4096,
+            sockets: 200_000,
+            stall: wire::STALL,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a relay is made of.
+pub struct Relay {
+    /// EDGE: `api.` and `agents.` stand before it.
+    pub name: String,
+    /// The edge's own certificate.
+    pub front: Front,
+    /// What is known of tunnels.
+    pub directory: Directory,
+    /// Which autonomous system an address belongs to; empty: nobody knows.
+    pub asns: AsnTable,
+    /// The control plane.
+    pub answer: Answer,
+    /// How much and how long.
+    pub limits: RelayLimits,
+    /// Owner of everything that runs here.
+    pub tasks: Tasks,
+    /// Cancelled when a drain has taken its time.
+    pub cut: CancellationToken,
+}
+
+/// The same, as connections share it.
+struct Shared {
+    api: String,
+    agents: String,
+    front: Front,
+    directory: Directory,
+    asns: AsnTable,
+    answer: Answer,
+    limits: RelayLimits,
+    tasks: Tasks,
+    cut: CancellationToken,
+    links: Links,
+    quotas: Quotas,
+    pending: Pending,
+    wrong: Wrong,
+    telemetry: Telemetry,
+    paces: Paces,
+}
+
+/// A relay that can be served and asked. Clones share it.
+#[derive(Clone)]
+pub struct Serving(Arc<Shared>);
+
+impl Relay {
+    /// Ready to serve.
+    pub fn prepare(self) -> Serving {
+        Serving(Arc::new(Shared {
+            api: format!("api.{}", self.name),
+            agents: format!("agents.{}", self.name),
+            front: self.front,
+            directory: self.directory,
+            asns: self.asns,
+            answer: self.answer,
+            limits: self.limits,
+            tasks: self.tasks,
+            cut: self.cut,
+            links: Links::default(),
+            quotas: Quotas::default(),
+            pending: Pending::new(self.limits.pending),
+            wrong: Wrong::default(),
+            telemetry: Telemetry::default(),
+            paces: Paces::default(),
+        }))
+    }
+}
+
+impl Serving {
+    /// Serves `listener` until the stop. What runs then is drained by whoever owns the tasks.
+    ///
+    /// # Errors
+    ///
+    /// None: a failing accept is tried again.
+    pub async fn serve(self, listener: TcpListener) -> Result<(), Failure> {
+        let shared = self.0;
+        keep_alive(&listener);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shared.tasks.stopping() => return Ok(()),
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    shared.telemetry.accepted.increment();
+                    if shared.telemetry.sockets.get() >= shared.limits.sockets {
+                        shared.telemetry.refuse("sockets");
+                        continue;
+                    }
+                    let inner = Arc::clone(&shared);
+                    shared
+                        .tasks
+                        .spawn(async move { arrive(inner, socket, peer).await });
+                }
+                Err(error) => {
+                    if let Some(count) = shared.paces.due("accept") {
+                        tracing::warn!(%error, count, "cannot accept");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Adds what was counted to `page`.
+    pub fn metrics(&self, page: &mut Exposition) {
+        self.0.telemetry.page(page, self.0.links.total());
+    }
+}
+
+/// Lets the system ask a silent peer whether it is still there, so that a connection whose other end
+/// vanished does not stay for ever. On Linux what is accepted inherits it.
+fn keep_alive(listener: &TcpListener) {
+    // A socket that refuses lives as sockets do without it.
+    let _ = sockopt::set_tcp_keepidle(listener, KEEP_IDLE);
+    let _ = sockopt::set_tcp_keepintvl(listener, KEEP_INTERVAL);
+    let _ = sockopt::set_tcp_keepcnt(listener, KEEP_PROBES);
+    let _ = sockopt::set_socket_keepalive(listener, true);
+}
+
+/// Takes a socket from its first byte to its end.
+async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr) {
+    let inner = Arc::clone(&shared);
+    let _open = inner.telemetry.sockets.hold();
+    // Small records must not wait for the acknowledgement of those before.
+    let _ = socket.set_nodelay(true);
+    let read = {
+        let waiting = shared.pending.wait();
+        tokio::select! {
+            read = tokio::time::timeout(shared.limits.hello, hello::read(&mut socket)) => read,
+            () = waiting.evicted() => return shared.telemetry.refuse("evicted"),
+            () = shared.tasks.stopping() => return,
+        }
+    };
+    let hello = match read {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(HelloError::Io(_))) => return,
+        Ok(Err(error)) => {
+            shared.telemetry.refuse("bad_hello");
+            tracing::debug!(%peer, %error, "no ClientHello");
+            return passthrough::refuse(socket, AlertDescription::DecodeError).await;
+        }
+        Err(_) => return shared.telemetry.refuse("slow_hello"),
+    };
+    match hello.server_name.as_deref() {
+        Some(name) if name == shared.api => {
+            let config = shared.front.current().api.clone();
+            if let Some(stream) = end(&shared, socket, hello, config).await {
+                Box::pin(ingress::serve(shared, stream, peer)).await;
+            }
+        }
+        Some(name) if name == shared.agents => {
+            let config = shared.front.current().agents.clone();
+            if let Some(stream) = end(&shared, socket, hello, config).await {
+                Box::pin(door::serve(shared, stream, peer)).await;
+            }
+        }
+        _ => {
+            let agent = Agent {
+                peer,
+                certificates: Arc::new([]),
+            };
+            Box::pin(passthrough::serve(shared, socket, hello, agent)).await;
+        }
+    }
+}
+
+type Ended = tokio_rustls::server::TlsStream<Prefixed<TcpStream>>;
+
+/// Ends TLS.
+async fn end(
+    shared: &Shared,
+    socket: TcpStream,
+    hello: ClientHello,
+    config: Arc<rustls::ServerConfig>,
+) -> Option<Ended> {
+    let waiting = shared.pending.wait();
+    let accepting = TlsAcceptor::from(config).accept(Prefixed::new(hello.bytes, socket));
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(shared.limits.handshake, accepting) => accepted,
+        () = waiting.evicted() => {
+            shared.telemetry.refuse("evicted");
+            return None;
+        }
+        () = shared.tasks.stopping() => return None,
+    };
+    match accepted {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            shared.telemetry.refuse("handshake");
+            tracing::debug!(%error, "handshake failed");
+            None
+        }
+        Err(_) => {
+            shared.telemetry.refuse("slow_handshake");
+            None
+        }
+    }
+}

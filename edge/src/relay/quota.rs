@@ -1,0 +1,170 @@
+//! How much one caller may do: streams at once, and streams opened over time.
+//!
+//! A caller is a client certificate, else a source address, in IPv6 the /64 that it stands for. Decided
+//! before anything is opened, and held until the stream ends.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::access::Limits;
+
+/// A caller without open streams is forgotten once this many are known and its allowance is whole again.
+const FORGET_AT: usize = 10_000;
+
+/// Who is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// SHA-256 of a client certificate.
+    Certificate(String),
+    /// An address, or the first half of one.
+    Address(IpAddr),
+}
+
+impl Key {
+    pub(super) fn of(address: IpAddr, certificate: Option<String>) -> Self {
+        match (certificate, address.to_canonical()) {
+            (Some(certificate), _) => Self::Certificate(certificate),
+            (None, IpAddr::V6(address)) => {
+                let network = u128::from(address) >> 64 << 64;
+                Self::Address(IpAddr::V6(network.into()))
+            }
+            (None, address) => Self::Address(address),
+        }
+    }
+}
+
+/// Everybody who is counted, for each tunnel. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Quotas(Arc<Mutex<HashMap<(String, Key), Account>>>);
+
+#[derive(Debug)]
+struct Account {
+    open: u32,
+    /// What may be opened at once now; grows back.
+    allowance: f64,
+    at: Instant,
+}
+
+impl Account {
+    fn grow(&mut self, limits: Limits, now: Instant) {
+        let passed = now.saturating_duration_since(self.at);
+        let grown = passed.as_secs_f64() * f64::from(limits.connections_per_minute) / 60.0;
+        self.allowance = (self.allowance + grown).min(burst(limits));
+        self.at = now;
+    }
+}
+
+fn burst(limits: Limits) -> f64 {
+    f64::from(limits.streams.max(1))
+}
+
+impl Quotas {
+    /// A place for one more stream, held until it is dropped. `None`: too many.
+    pub(super) fn enter(
+        &self,
+        tunnel: &str,
+        key: &Key,
+        limits: Limits,
+        now: Instant,
+    ) -> Option<Place> {
+        let mut accounts = self.lock();
+        if accounts.len() >= FORGET_AT {
+            // A minute brings every allowance back, whatever its rate.
+            let old = now.checked_sub(Duration::from_secs(60));
+            accounts.retain(|_, account| account.open > 0 || Some(account.at) > old);
+        }
+        let name = (tunnel.to_owned(), key.clone());
+        let account = accounts.entry(name.clone()).or_insert_with(|| Account {
+            open: 0,
+            allowance: burst(limits),
+            at: now,
+        });
+        account.grow(limits, now);
+        if account.open >= limits.streams || account.allowance < 1.0 {
+            return None;
+        }
+        account.open += 1;
+        account.allowance -= 1.0;
+        Some(Place {
+            quotas: self.clone(),
+            name,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, Key), Account>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream that counts.
+#[derive(Debug)]
+pub(super) struct Place {
+    quotas: Quotas,
+    name: (String, Key),
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(account) = self.quotas.lock().get_mut(&self.name) {
+            account.open = account.open.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Key {
+        Key::of(text.parse().unwrap(), None)
+    }
+
+    #[test]
+    fn an_address_of_version_six_counts_with_its_network() {
+        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:2"));
+        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
+        assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+        assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+    }
+
+    #[test]
+    fn streams_at_once_are_limited_and_one_that_ends_makes_room() {
+        let (quotas, now) = (Quotas::default(), Instant::now());
+        let limits = Limits {
+            streams: 2,
+            connections_per_minute: 60_000,
+        };
+        let key = address("192.0.2.1");
+        let first = quotas.enter("t", &key, limits, now).unwrap();
+        let _second = quotas.enter("t", &key, limits, now).unwrap();
+        assert!(quotas.enter("t", &key, limits, now).is_none());
+        assert!(
+            quotas.enter("u", &key, limits, now).is_some(),
+            "of another tunnel"
+        );
+        drop(first);
+        let later = now + Duration::from_secs(1);
+        assert!(quotas.enter("t", &key, limits, later).is_some());
+    }
+
+    #[test]
+    fn streams_over_time_are_limited() {
+        let (quotas, now) = (Quotas::default(), Instant::now());
+        let limits = Limits {
+            streams: 10,
+            connections_per_minute: 60,
+        };
+        let key = address("192.0.2.1");
+        let opened = |now| {
+            let tries = (0..100).map(|_| quotas.enter("t", &key, limits, now));
+            tries.filter(Option::is_some).count()
+        };
+        assert_eq!(opened(now), 10, "at once");
+        assert_eq!(opened(now + Duration::from_secs(3)), 3);
+        assert_eq!(opened(now + Duration::from_secs(3)), 0);
+    }
+}

@@ -1,0 +1,80 @@
+//! What `carriers.edge` may say.
+
+use super::refusal;
+use crate::config::Config;
+
+/// Every key.
+pub(super) const WHOLE: &str = "carriers: {edge: {url: 'https://API.Edge.example:8443', \
+    addresses: ['192.0.2.1:1', '[::1]:2'], ca_file: /ca, \
+    pin: 'sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a', tunnel: tnl_1, \
+    secret_file: /s, replica: r, connections: 3, \
+    forward_proxy: {url: 'http://proxy:3128', credentials_file: /p}}}\n\
+    control: {socket: /s, replica: r}\nroutes: {}\n";
+
+const GOOD: &str = "url: https://api.e.example, tunnel: t, secret_file: /s";
+
+fn file(keys: &str) -> String {
+    format!(
+        "carriers: {{edge: {{{keys}}}}}\nroutes: {{a.b: 'http://a:80'}}\n\
+         tls: {{cert_file: /c, key_file: /k, client_ca: /d}}\n"
+    )
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    Config::from_text(&file(GOOD), None).expect("it is good");
+    for key in ["url", "tunnel", "secret_file"] {
+        let rest: Vec<_> = GOOD
+            .split(", ")
+            .filter(|part| !part.starts_with(key))
+            .collect();
+        let said = refusal(&file(&rest.join(", ")));
+        let missing = format!("carriers.edge.{key} is not set");
+        assert!(said.contains(&missing), "{said}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_reason() {
+    for (bad, what) in [
+        ("url: http://e.example", "has another scheme"),
+        (
+            "url: https://u:p@e.example",
+            "is more than scheme, host and port",
+        ),
+        (
+            "url: https://e.example/path",
+            "is more than scheme, host and port",
+        ),
+        (
+            "connections: 0",
+            "carriers.edge.connections: \"0\" is out of range",
+        ),
+        (
+            "connections: 17",
+            "carriers.edge.connections: \"17\" is out of range",
+        ),
+        ("addresses: [e.example]", "\"e.example\" is no address"),
+        ("pin: 'sha256:00'", "\"sha256:00\" is no SHA-256"),
+        (
+            "forward_proxy: {}",
+            "carriers.edge.forward_proxy.url is not set",
+        ),
+        ("secret: s", "unknown key \"secret\""),
+    ] {
+        let key = format!("{}:", bad.split(':').next().unwrap_or_default());
+        let kept = GOOD.split(", ").filter(|part| !part.starts_with(&key));
+        let keys: Vec<_> = kept.chain([bad]).collect();
+        let said = refusal(&file(&keys.join(", ")));
+        assert!(said.contains(what), "{bad}: {said}");
+    }
+}
+
+#[test]
+fn mutual_inner_tls_is_required_unless_the_switch_is_named() {
+    let open = file(GOOD).replace(", client_ca: /d", "");
+    assert!(refusal(&open).contains("whoever runs the edge could call"));
+    let switched = format!("{GOOD}, allow_without_client_certificate: true");
+    let switched = file(&switched).replace(", client_ca: /d", "");
+    Config::from_text(&switched, None).expect("the switch is named");
+}

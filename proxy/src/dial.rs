@@ -1,0 +1,267 @@
+//! Carrier `edge`: this proxy dials `keyward-edge` and agents' connections come in on what it dialled.
+//!
+//! TLS, an HTTP/1.1 Upgrade that presents the credential, then HTTP/2 with the roles reversed
+//! (`edge.md` section 2). One task keeps `connections` to each instance of the edge, and goes on trying
+//! until it has them; a connection that is about to be cut is replaced before it goes. Each stream is
+//! handed to the same door as those of carriers that listen. Nothing is listened to here.
+
+mod attach;
+mod line;
+mod pin;
+mod reach;
+mod roster;
+mod secret;
+mod serve;
+mod stalling;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use process::{Failure, Tasks};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::carrier::Door;
+use crate::config::{EdgeCarrier, ForwardProxy};
+
+pub(crate) use roster::Roster;
+pub(crate) use stalling::Stalling;
+
+use attach::{AttachError, Attached};
+use secret::Secrets;
+use serve::Shared;
+
+/// As reports, metrics and logs call this carrier.
+pub(crate) const NAME: &str = "edge";
+/// First wait after a failure; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// An edge that comes back is noticed within this.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The longest that an edge may tell us to wait.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// From the first packet to the 101.
+const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why no connection came about.
+#[derive(Debug, Error)]
+enum DialError {
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error("the edge did not answer within {} s", ATTACH_LIMIT.as_secs())]
+    Timeout,
+}
+
+/// Keeps the connections to one edge.
+pub(crate) struct Dialler {
+    shared: Arc<Shared>,
+    secrets: Secrets,
+    tasks: Tasks,
+    /// Part of every wait, drawn once: many proxies that lost one edge do not come back at once.
+    jitter: u32,
+}
+
+impl Dialler {
+    /// Reads the secret for the first time. `drain`: what calls in flight get before a cut.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or `HTTPS_PROXY` is no URL: exit code 78.
+    pub(crate) fn new(
+        mut edge: EdgeCarrier,
+        drain: Duration,
+        door: Door,
+        tasks: &Tasks,
+    ) -> Result<Self, Failure> {
+        if edge.forward_proxy.is_none() {
+            edge.forward_proxy = ForwardProxy::from_environment(&edge.host)?;
+        }
+        let secrets = Secrets::load(&edge.secret_file).map_err(|error| {
+            Failure::config("the secret for carrier edge cannot be read")
+                .caused_by(&error)
+                .next("write the shared secret into carriers.edge.secret_file")
+        })?;
+        if edge.allow_without_client_certificate {
+            tracing::warn!(
+                switch = "carriers.edge.allow_without_client_certificate",
+                "callers need no client certificate: whoever runs the edge can call"
+            );
+        }
+        let roster = Roster::new(&edge);
+        let shared = Shared {
+            edge,
+            // The edge may have sent streams before it hears that we stop.
+            door: Door {
+                patient: true,
+                ..door
+            },
+            drain,
+            roster,
+            tasks: tasks.clone(),
+            secret: secrets.subscribe(),
+            proven: std::sync::Mutex::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            secrets,
+            tasks: tasks.clone(),
+            jitter: drawn(),
+        })
+    }
+
+    /// How its connections stand.
+    pub(crate) fn roster(&self) -> Roster {
+        self.shared.roster.clone()
+    }
+
+    /// Dials until the stop.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let Self {
+            shared,
+            secrets,
+            tasks,
+            jitter,
+        } = self;
+        let keep = async {
+            let mut pause = Pause::new(jitter);
+            loop {
+                shared.roster.wanting().await;
+                let wait = step(&shared, &mut pause).await;
+                tokio::time::sleep(wait).await;
+            }
+        };
+        tokio::select! {
+            () = keep => {}
+            () = secrets.watch() => {}
+            () = tasks.stopping() => {}
+        }
+        Ok(())
+    }
+}
+
+/// One attempt, and how long to wait after it.
+async fn step(shared: &Arc<Shared>, pause: &mut Pause) -> Duration {
+    match dial(shared).await {
+        Ok(attached) => {
+            let Some(entry) = shared.roster.enter(&attached.instance, attached.instances) else {
+                // Another instance is wanted, and who answers is not for us to choose.
+                tracing::debug!(
+                    instance = attached.instance,
+                    "a connection too many, closed"
+                );
+                return pause.next();
+            };
+            let inner = Arc::clone(shared);
+            shared.tasks.spawn(serve::run(inner, attached, entry));
+            if shared.roster.take_short_lived() {
+                // Taken and soon thrown out: no reason to hurry.
+                return pause.next();
+            }
+            pause.reset();
+            Duration::ZERO
+        }
+        Err(error) => {
+            let text = chain(&error);
+            if shared.roster.failed(&text) {
+                tracing::warn!(error = text, edge = shared.edge.host, "edge not reached");
+            }
+            let asked = match &error {
+                DialError::Attach(AttachError::Refused { retry_after, .. }) => *retry_after,
+                _ => None,
+            };
+            let asked = asked.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+            pause.next().max(asked)
+        }
+    }
+}
+
+/// With the newest secret, and when that is refused, with the last that was not: it may be that the edge
+/// has not heard of the new one yet.
+async fn dial(shared: &Shared) -> Result<Attached, DialError> {
+    let newest = shared.secret.borrow().clone();
+    let attempt = async |secret| {
+        let attaching = attach::attach(&shared.edge, secret, &shared.tasks);
+        match tokio::time::timeout(ATTACH_LIMIT, Box::pin(attaching)).await {
+            Ok(attached) => Ok(attached?),
+            Err(_) => Err(DialError::Timeout),
+        }
+    };
+    let refused = match attempt(Arc::clone(&newest)).await {
+        Err(DialError::Attach(error @ AttachError::Refused { status: 401, .. })) => error,
+        other => return other,
+    };
+    match shared.proven() {
+        Some(proven) if *proven != *newest => attempt(proven).await,
+        _ => Err(refused.into()),
+    }
+}
+
+/// How long to wait between attempts.
+struct Pause {
+    jitter: u32,
+    wait: Duration,
+    since: Instant,
+}
+
+impl Pause {
+    fn new(jitter: u32) -> Self {
+        Self {
+            jitter,
+            wait: FIRST_WAIT,
+            since: Instant::now(),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.wait = FIRST_WAIT;
+    }
+
+    fn next(&mut self) -> Duration {
+        if self.since.elapsed() > 2 * LONGEST_WAIT {
+            // The last failure was long ago: this is another story.
+            self.reset();
+        }
+        self.since = Instant::now();
+        let wait = self.wait / 2 + self.wait / 2 * self.jitter / 255;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        wait
+    }
+}
+
+/// 0 to 255.
+fn drawn() -> u32 {
+    let mut byte = [0; 1];
+    // Without randomness all wait the same, which is no harm here.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    u32::from(byte[0])
+}
+
+/// An error with everything behind it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_double_up_to_a_limit_and_begin_anew_after_a_while() {
+        for jitter in [0, 255] {
+            let mut pause = Pause::new(jitter);
+            let waits: Vec<_> = (0..8).map(|_| pause.next()).collect();
+            let factor = if jitter == 0 { 2 } else { 1 };
+            assert_eq!(waits[0], FIRST_WAIT / factor);
+            assert_eq!(waits[1], FIRST_WAIT * 2 / factor);
+            assert_eq!(waits[7], LONGEST_WAIT / factor);
+            tokio::time::advance(3 * LONGEST_WAIT).await;
+            assert_eq!(pause.next(), FIRST_WAIT / factor);
+        }
+    }
+}

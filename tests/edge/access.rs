@@ -1,0 +1,203 @@
+//! Who may call: decided at each connection, and again for open ones when it changes.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::stand::{OPEN, Stand, Tunnel};
+use crate::rig::Hello;
+
+/// Record of type alert: fatal, `unrecognized_name` (RFC 6066 section 3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+const SECOND: Duration = Duration::from_secs(1);
+
+fn tunnel(access: &str) -> Tunnel {
+    Tunnel {
+        instances: 1,
+        secrets: vec![("a", "secret-a".to_owned(), "")],
+        suspended: false,
+        access: access.to_owned(),
+    }
+}
+
+/// What the edge says to a hello for `name`.
+pub(super) async fn said_to(stand: &Stand, hello: &[u8]) -> Vec<u8> {
+    let mut tcp = TcpStream::connect(stand.address).await.unwrap();
+    tcp.write_all(hello).await.unwrap();
+    let mut said = Vec::new();
+    let _ = tcp.read_to_end(&mut said).await;
+    said
+}
+
+/// A whole `ClientHello` for `name`.
+pub(crate) fn hello(name: &'static str) -> Vec<u8> {
+    use tokio_rustls::rustls;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from(name).unwrap();
+    let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn unknown_suspended_and_closed_names_look_the_same_and_are_refused_within_a_second() {
+    let stand = Stand::start(1, OPEN).await;
+    let refused = async |name, reason: &str| {
+        let begun = Instant::now();
+        assert_eq!(
+            said_to(&stand, &hello(name)).await,
+            UNRECOGNIZED_NAME,
+            "{reason}"
+        );
+        assert!(begun.elapsed() < SECOND, "{reason}");
+        let name = format!("keyward_edge_refusals_total{{reason=\"{reason}\"}}");
+        assert!(stand.edge.metric(&name).await > 0, "{reason}");
+    };
+    refused("docs.other.example", "unknown_tunnel").await;
+    refused("a.b.t.example", "unknown_tunnel").await;
+    refused("127.0.0.1", "unknown_tunnel").await;
+    assert_eq!(
+        said_to(&stand, &hello("up.t.example")).await[0],
+        22,
+        "a handshake"
+    );
+
+    let mut line = stand.line().await.unwrap();
+    stand.tell(&Tunnel {
+        suspended: true,
+        ..tunnel(OPEN)
+    });
+    line.rest().await;
+    refused("up.t.example", "suspended").await;
+    stand.tell(&tunnel(""));
+    stand.edge.logs("tunnels taken", 3).await;
+    refused("up.t.example", "closed").await;
+    stand.tell(&tunnel("cidrs: [192.0.2.0/24, '2001:db8::/32']"));
+    stand.edge.logs("tunnels taken", 4).await;
+    refused("up.t.example", "address").await;
+}
+
+#[tokio::test]
+async fn an_open_stream_ends_within_a_second_when_its_caller_may_not_call_any_more() {
+    let stand = Stand::start(1, OPEN).await;
+    let mut line = stand.line().await.unwrap();
+    assert_eq!(line.get("/open").await.unwrap().status, 200);
+    // What does not concern it leaves it alone.
+    stand.tell(&tunnel("cidrs: ['127.0.0.0/8', '192.0.2.0/24']"));
+    stand.edge.logs("tunnels taken", 2).await;
+    assert_eq!(line.get("/open").await.unwrap().status, 200);
+    let begun = Instant::now();
+    stand.tell(&tunnel("cidrs: [192.0.2.0/24]"));
+    line.rest().await;
+    assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+    assert_eq!(stand.edge.metric("keyward_edge_cut_total").await, 1);
+    stand.links(2).await;
+}
+
+#[tokio::test]
+async fn streams_beyond_a_callers_limit_are_refused_until_one_ends() {
+    let access = "cidrs: ['127.0.0.0/8'], streams: 3, connections_per_minute: 1000000";
+    let stand = Stand::start(1, access).await;
+    let mut lines = Vec::new();
+    for _ in 0..3 {
+        lines.push(stand.line().await.unwrap());
+    }
+    assert!(stand.line().await.is_err());
+    let name = "keyward_edge_refusals_total{reason=\"too_many\"}";
+    assert_eq!(stand.edge.metric(name).await, 1);
+    lines.pop();
+    crate::rig::until("a place", async || stand.line().await.ok()).await;
+}
+
+/// CONNECT on `agents.EDGE`; the status, and the connection when it is 200.
+async fn connect(stand: &Stand, client: Option<&(String, String)>, name: &str) -> (u16, String) {
+    use tokio_rustls::rustls::pki_types::ServerName;
+    let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
+    let hello = match client {
+        Some(client) => Hello::trusting_with(&front, client),
+        None => Hello::trusting(&front),
+    };
+    let tcp = TcpStream::connect(stand.address).await.unwrap();
+    let name_of_edge = ServerName::try_from(format!("agents.{}", super::stand::EDGE)).unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(hello.0));
+    let mut tls = connector.connect(name_of_edge, tcp).await.unwrap();
+    let request = format!("CONNECT {name}:443 HTTP/1.1\r\nHost: {name}:443\r\n\r\n");
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    let mut piece = [0; 1024];
+    let read = tls.read(&mut piece).await.unwrap();
+    head.extend_from_slice(&piece[..read]);
+    let text = String::from_utf8_lossy(&head).into_owned();
+    (text[9..12].parse().unwrap(), text)
+}
+
+#[tokio::test]
+async fn refusals_on_the_agents_door_carry_their_reason_and_denials_count_at_each_connect() {
+    let clients = "client_ca_files: [FOLDER/client-ca.pem]";
+    let stand = Stand::start(1, clients).await;
+    let good = stand.issuer.client("agent.example");
+    let (status, _) = connect(&stand, Some(&good), "up.t.example").await;
+    assert_eq!(status, 200);
+    let refused = async |client: Option<&(String, String)>, name: &str, status: u16, word: &str| {
+        let begun = Instant::now();
+        let (answered, text) = connect(&stand, client, name).await;
+        assert!(answered == status && text.contains(word), "{word}: {text}");
+        assert!(begun.elapsed() < SECOND, "{word}");
+    };
+    refused(None, "up.t.example", 403, "certificate_required").await;
+    refused(Some(&good), "up.other.example", 404, "unknown_tunnel").await;
+    let foreign = crate::rig::Issuer::new().client("agent.example");
+    refused(Some(&foreign), "up.t.example", 403, "unknown_ca").await;
+
+    let only = format!("{clients}, clients: ['agent.*']");
+    stand.tell(&tunnel(&only));
+    stand.edge.logs("tunnels taken", 2).await;
+    assert_eq!(connect(&stand, Some(&good), "up.t.example").await.0, 200);
+    let other = stand.issuer.client("other.example");
+    refused(Some(&other), "up.t.example", 403, "client_not_listed").await;
+
+    let leaf = pki::Certificate::from_pem(&good.0).unwrap();
+    let denied = format!("{clients}, denied: ['{}']", leaf.fingerprint());
+    stand.tell(&tunnel(&denied));
+    stand.edge.logs("tunnels taken", 3).await;
+    refused(Some(&good), "up.t.example", 403, "certificate_denied").await;
+    stand.tell(&Tunnel {
+        suspended: true,
+        ..tunnel(clients)
+    });
+    stand.edge.logs("tunnels taken", 4).await;
+    refused(Some(&good), "up.t.example", 403, "suspended").await;
+}
+
+#[tokio::test]
+async fn a_connect_for_one_name_does_not_open_another() {
+    let clients = "client_ca_files: [FOLDER/client-ca.pem]";
+    let stand = Stand::start(1, clients).await;
+    let good = stand.issuer.client("agent.example");
+    let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
+    let tcp = TcpStream::connect(stand.address).await.unwrap();
+    let name = format!("agents.{}", super::stand::EDGE);
+    let name = tokio_rustls::rustls::pki_types::ServerName::try_from(name).unwrap();
+    let config = std::sync::Arc::new(Hello::trusting_with(&front, &good).0);
+    let mut tls = tokio_rustls::TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .unwrap();
+    let request = "CONNECT up.t.example:443 HTTP/1.1\r\nHost: up.t.example:443\r\n\r\n";
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut piece = [0; 1024];
+    let read = tls.read(&mut piece).await.unwrap();
+    assert!(piece[..read].starts_with(b"HTTP/1.1 200"));
+    tls.write_all(&hello("down.t.example")).await.unwrap();
+    let mut said = Vec::new();
+    let _ = tls.read_to_end(&mut said).await;
+    assert_eq!(said, UNRECOGNIZED_NAME);
+}

@@ -1,0 +1,416 @@
+//! An edge, proxies that dial it, an upstream behind them, and what an agent needs to call.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use demo::stack::Programs;
+use pki::{Algorithm, Authority, AuthorityProfile, PrivateKey, Serial};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::rig::credentials::{now, server};
+use crate::rig::{DOMAIN, Hello, Issuer, Line, Upstream, until};
+
+/// EDGE.
+pub(crate) const EDGE: &str = "edge.example";
+/// The one tunnel.
+pub(crate) const TUNNEL: &str = "tnl_test";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A program that runs, with its configuration and its log. Dropped, it is killed.
+pub(crate) struct Program {
+    child: Child,
+    health: SocketAddr,
+    log: PathBuf,
+}
+
+impl Program {
+    pub(super) async fn start(
+        program: &Path,
+        words: &[&str],
+        health: SocketAddr,
+        log: PathBuf,
+    ) -> Self {
+        let child = Command::new(program)
+            .args(words)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut this = Self { child, health, log };
+        until("the health listener", async || {
+            if let Some(status) = this.child.try_wait().unwrap() {
+                panic!("{program:?} ended with {status}: {}", this.log());
+            }
+            this.page("/healthz").await.map(drop)
+        })
+        .await;
+        this
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until `part` was logged at least `times` times.
+    pub(crate) async fn logs(&self, part: &str, times: usize) {
+        until(part, async || {
+            let lines = self.log();
+            let found = lines.lines().filter(|line| line.contains(part)).count();
+            (found >= times).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) async fn page(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.health).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+    }
+
+    /// A metric without labels, or with those that `name` ends in.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let page = self.page("/metrics").await.unwrap();
+        let mut lines = page.lines().filter_map(|line| line.strip_prefix(name));
+        let value = lines.find_map(|rest| rest.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    pub(crate) async fn ready(&self) {
+        let ready = async || {
+            self.page("/readyz")
+                .await?
+                .starts_with("ready")
+                .then_some(())
+        };
+        until("readiness", ready).await;
+    }
+
+    /// Resident memory, KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let value = line.unwrap().trim().split(' ').next();
+        value.unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Ends it as `signal` does, and waits for that.
+    pub(crate) async fn end(&mut self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_raw(self.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+        self.child.wait().await.unwrap();
+    }
+
+    /// Local addresses on which it listens, by TCP of either version.
+    pub(crate) fn listeners(&self) -> Vec<String> {
+        let at = format!("/proc/{}", self.id());
+        let sockets: Vec<_> = std::fs::read_dir(format!("{at}/fd"))
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .map(|link| link.display().to_string())
+            .collect();
+        let mut found = Vec::new();
+        for table in ["tcp", "tcp6"] {
+            let text = std::fs::read_to_string(format!("{at}/net/{table}")).unwrap_or_default();
+            for line in text.lines().skip(1) {
+                let columns: Vec<_> = line.split_whitespace().collect();
+                let own = sockets.contains(&format!("socket:[{}]", columns[9]));
+                if own && columns[3] == "0A" {
+                    found.push(columns[1].to_owned());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// What `tunnels.yaml` says about the one tunnel.
+#[derive(Clone)]
+pub(crate) struct Tunnel {
+    /// Edges that there are said to be.
+    pub(crate) instances: u32,
+    /// Name, value, further keys.
+    pub(crate) secrets: Vec<(&'static str, String, &'static str)>,
+    pub(crate) suspended: bool,
+    /// Lines of `access`.
+    pub(crate) access: String,
+}
+
+/// Everything. Dropped, it ends.
+pub(crate) struct Stand {
+    pub(crate) issuer: Issuer,
+    pub(crate) upstream: Upstream,
+    pub(crate) edge: Program,
+    pub(crate) proxies: Vec<Program>,
+    pub(crate) address: SocketAddr,
+    pub(crate) folder: tempfile::TempDir,
+    health: SocketAddr,
+}
+
+/// Callers of loopback, without a certificate.
+pub(crate) const OPEN: &str =
+    "cidrs: ['127.0.0.0/8'], streams: 100000, connections_per_minute: 10000000";
+
+impl Stand {
+    /// An edge and `proxies` proxies, ready, with the secret `secret-a`; `access` as flow YAML.
+    pub(crate) async fn start(proxies: usize, access: &str) -> Self {
+        Self::with(proxies, access, "").await
+    }
+
+    /// The same with further lines for the edge's configuration.
+    pub(crate) async fn with(proxies: usize, access: &str, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (address, health) = ports();
+        let (issuer, upstream) = (Issuer::new(), Upstream::start().await);
+        front(folder.path());
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("client-ca.pem", &issuer.client_ca_pem());
+        write("tunnel-ca.pem", &issuer.ca_pem());
+        let (certificate, key) = issuer.client("agent.example");
+        write("agent.crt", &certificate);
+        write("agent.key", &key);
+        let pair = issuer.pair();
+        write("leaf.crt", &pair.chain_pem());
+        write("leaf.key", &pair.key_pem());
+        write("secret", "secret-a\n");
+        let at = folder.path().display();
+        let config = format!(
+            "log_level: info\nlisten_addr: {address}\nname: {EDGE}\nhealth: {{listen_addr: '{health}'}}\n\
+             certificate: {{cert_file: {at}/front.crt, key_file: {at}/front.key}}\n\
+             tunnels_file: {at}/tunnels.yaml\n{more}"
+        );
+        write("edge.yaml", &config);
+        let tunnel = Tunnel {
+            instances: 1,
+            secrets: vec![("a", "secret-a".to_owned(), "")],
+            suspended: false,
+            access: access.to_owned(),
+        };
+        tell(folder.path(), &tunnel);
+        let edge = edge(folder.path(), health).await;
+        let mut this = Self {
+            issuer,
+            upstream,
+            edge,
+            proxies: Vec::new(),
+            address,
+            folder,
+            health,
+        };
+        for number in 0..proxies {
+            let name = format!("replica-{number}");
+            let proxy = this.proxy(&name, "", "").await;
+            proxy.ready().await;
+            this.proxies.push(proxy);
+        }
+        this
+    }
+
+    /// A proxy that dials the edge; `carrier` stands among the keys of `carriers.edge`, `more` at the end.
+    pub(crate) async fn proxy(&self, name: &str, carrier: &str, more: &str) -> Program {
+        let (_, health) = ports();
+        let at = self.folder.path().display();
+        let mutual = if carrier.contains("mutual") {
+            format!("  client_ca: {at}/client-ca.pem\n")
+        } else {
+            String::new()
+        };
+        let switch = if mutual.is_empty() {
+            "    allow_without_client_certificate: true\n"
+        } else {
+            ""
+        };
+        let keys = carrier.replace("mutual", "");
+        let text = format!(
+            "log_level: info\ntunnel_domain: {DOMAIN}\nshutdown_timeout: 5s\nhealth: {{listen_addr: '{health}'}}\n\
+             tls:\n  cert_file: {at}/leaf.crt\n  key_file: {at}/leaf.key\n{mutual}\
+             carriers:\n  edge:\n    url: https://api.{EDGE}:{port}\n    addresses: ['{address}']\n\
+             {switch}    ca_file: {at}/front-ca.pem\n    tunnel: {TUNNEL}\n    secret_file: {at}/secret\n\
+             \x20   replica: {name}\n{keys}\
+             upstream: {{allowed_ips: ['127.0.0.0/8']}}\nroutes:\n  up: http://{upstream}\n{more}",
+            address = self.address,
+            port = self.address.port(),
+            upstream = self.upstream.address,
+        );
+        self.run(name, &text, health).await
+    }
+
+    /// A proxy that dials these addresses in place of the edge's.
+    pub(crate) async fn proxy_at(&self, name: &str, addresses: &str) -> Program {
+        let probe = self.proxy("template", "", "").await;
+        drop(probe);
+        let text = std::fs::read_to_string(self.file("template.yaml")).unwrap();
+        let old = text
+            .lines()
+            .find(|line| line.contains("addresses:"))
+            .unwrap();
+        let text = text.replace(&format!("{old}\n"), addresses);
+        let text = text.replace("replica: template", &format!("replica: {name}"));
+        self.with_config(name, &text).await
+    }
+
+    /// Another proxy with the configuration of one that runs.
+    pub(crate) async fn with_config(&self, name: &str, text: &str) -> Program {
+        let (_, health) = ports();
+        let old = text
+            .lines()
+            .find(|line| line.starts_with("health:"))
+            .unwrap();
+        let text = text.replace(old, &format!("health: {{listen_addr: '{health}'}}"));
+        self.run(name, &text, health).await
+    }
+
+    async fn run(&self, name: &str, text: &str, health: SocketAddr) -> Program {
+        let config = self.folder.path().join(format!("{name}.yaml"));
+        std::fs::write(&config, text).unwrap();
+        let program = Programs::beside().unwrap().proxy;
+        let log = self.folder.path().join(format!("{name}.log"));
+        let config = config.to_str().unwrap();
+        Program::start(&program, &["--config", config], health, log).await
+    }
+
+    /// Another edge with the same tunnels, on an address of its own.
+    pub(crate) async fn second(&self) -> (Program, SocketAddr) {
+        let (address, health) = ports();
+        let config = std::fs::read_to_string(self.file("edge.yaml")).unwrap();
+        let config = config
+            .replace(&self.address.to_string(), &address.to_string())
+            .replace(&self.health.to_string(), &health.to_string());
+        let path = self.folder.path().join("second.yaml");
+        std::fs::write(&path, config).unwrap();
+        let program = Programs::beside()
+            .unwrap()
+            .proxy
+            .with_file_name("keyward-edge");
+        let words = ["serve", "--config", path.to_str().unwrap()];
+        let log = self.folder.path().join("second.log");
+        (Program::start(&program, &words, health, log).await, address)
+    }
+
+    /// Starts the edge anew, on the same address.
+    pub(crate) async fn restart(&mut self) {
+        self.edge = edge(self.folder.path(), self.health).await;
+    }
+
+    /// Replaces what the edge knows about the tunnel.
+    pub(crate) fn tell(&self, tunnel: &Tunnel) {
+        tell(self.folder.path(), tunnel);
+    }
+
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Replaces a file as a whole, as an operator's tool does.
+    pub(crate) fn replace(&self, name: &str, text: &str) {
+        replace(&self.folder.path().join(name), text);
+    }
+
+    /// An agent without a client certificate, through passthrough.
+    pub(crate) async fn line(&self) -> std::io::Result<Line> {
+        let tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        let mut line = Line::on(tcp, &Hello::new(&self.issuer))?;
+        line.handshake().await?;
+        Ok(line)
+    }
+
+    /// Waits until the edge holds `count` connections of proxies.
+    pub(crate) async fn links(&self, count: u64) {
+        until("the proxies' connections", async || {
+            (self.edge.metric("keyward_edge_links").await == count).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn edge(folder: &Path, health: SocketAddr) -> Program {
+    let program = Programs::beside()
+        .unwrap()
+        .proxy
+        .with_file_name("keyward-edge");
+    let config = folder.join("edge.yaml");
+    let words = ["serve", "--config", config.to_str().unwrap()];
+    Program::start(&program, &words, health, folder.join("edge.log")).await
+}
+
+/// The edge's own CA and certificate.
+pub(super) fn front(folder: &Path) {
+    let authority = Authority::generate(&AuthorityProfile::server("edge CA"), now()).unwrap();
+    let key = PrivateKey::generate(Algorithm::default()).unwrap();
+    let pair = authority
+        .issue(&server(EDGE, DAY), key, Serial::random(), now())
+        .unwrap();
+    let chain = format!("{}{}", pair.chain_pem(), authority.certificate().to_pem());
+    std::fs::write(
+        folder.join("front-ca.pem"),
+        authority.certificate().to_pem(),
+    )
+    .unwrap();
+    std::fs::write(folder.join("front.crt"), chain).unwrap();
+    std::fs::write(folder.join("front.key"), &*pair.key_pem()).unwrap();
+}
+
+fn tell(folder: &Path, tunnel: &Tunnel) {
+    let mut text = format!(
+        "instances: {}\ntunnels:\n- id: {TUNNEL}\n  domain: {DOMAIN}\n  suspended: {}\n  access: {{{}}}\n  secrets:\n",
+        tunnel.instances,
+        tunnel.suspended,
+        tunnel
+            .access
+            .replace("FOLDER", &folder.display().to_string()),
+    );
+    if tunnel.secrets.is_empty() {
+        text.truncate(text.len() - "  secrets:\n".len());
+    }
+    for (id, value, more) in &tunnel.secrets {
+        let digest = digest::digest(&digest::SHA256, value.as_bytes());
+        let digits = digest
+            .as_ref()
+            .iter()
+            .fold(String::new(), |mut text, octet| {
+                let _ = write!(text, "{octet:02x}");
+                text
+            });
+        let _ = writeln!(text, "  - {{id: {id}, sha256: '{digits}'{more}}}");
+    }
+    replace(&folder.join("tunnels.yaml"), &text);
+}
+
+fn replace(path: &Path, text: &str) {
+    let next = path.with_extension("next");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(next, path).unwrap();
+}
+
+/// Two ports that nobody has, on an address that nothing else of these tests has: the programs take their
+/// ports from a file, so they cannot be asked which ones they got.
+pub(super) fn ports() -> (SocketAddr, SocketAddr) {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let number = u8::try_from(number % 250 + 1).unwrap();
+    let address = Ipv4Addr::new(127, high & 0x7f | 0x40, low, number);
+    let bind = || std::net::TcpListener::bind((address, 0)).unwrap();
+    let held = [bind(), bind()];
+    let [one, two] = held.each_ref().map(|one| one.local_addr().unwrap());
+    (one, two)
+}
