@@ -263,9 +263,8 @@ fn verdict(error: &rustls::Error) -> Denial {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             Denial::NotYetValid
         }
-        CertificateError::UnknownIssuer => Denial::UnknownCa,
-        // A certificate of another CA with the same name.
-        CertificateError::BadSignature => Denial::UnknownCa,
+        // The latter: a certificate of another CA with the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Denial::UnknownCa,
         _ => Denial::BadCertificate,
     }
 }

@@ -172,14 +172,11 @@ impl Directory {
             .by_domain
             .insert(entry.domain.clone(), entry.id.clone());
         let entry = Arc::new(entry);
-        match tables.by_id.get(&entry.id) {
-            Some(slot) => {
-                slot.send_replace(entry);
-            }
-            None => {
-                let id = entry.id.clone();
-                tables.by_id.insert(id, Slot::new(entry));
-            }
+        if let Some(slot) = tables.by_id.get(&entry.id) {
+            slot.send_replace(entry);
+        } else {
+            let id = entry.id.clone();
+            tables.by_id.insert(id, Slot::new(entry));
         }
     }
 

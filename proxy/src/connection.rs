@@ -109,6 +109,7 @@ impl Connections {
             peer,
             leaving,
             retire,
+            patient,
         } = origin;
         // The door looked before the handshake, and others may have come in since.
         let Some(_counted) = self.telemetry.connections.hold_below(self.limit) else {
@@ -144,6 +145,7 @@ impl Connections {
             asked: Arc::clone(&asked),
             leaving,
             retire,
+            patient,
         };
         let forwarder = self.forwarder.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -188,6 +190,7 @@ struct Lease<'a> {
     asked: Arc<AtomicBool>,
     leaving: Leaving,
     retire: CancellationToken,
+    patient: bool,
 }
 
 /// What a carrier knows of a stream.
@@ -196,6 +199,8 @@ pub(crate) struct Origin {
     pub(crate) leaving: Leaving,
     /// Cancelled when the stream will end soon.
     pub(crate) retire: CancellationToken,
+    /// A connection on which nothing was asked yet has its first call on the way: it is waited for.
+    pub(crate) patient: bool,
 }
 
 /// Ends the connection, or with HTTP/2 the stream, on which a denied client asked.
@@ -251,6 +256,17 @@ impl Lease<'_> {
             why = self.established.ending.told() => why,
             () = self.retire.cancelled() => Why::Retired,
         };
+        if self.patient {
+            tokio::select! {
+                biased;
+                () = &mut denied => return self.refuse(),
+                ended = self.first(&mut whole) => {
+                    if let Some(ended) = ended {
+                        return self.judge(ended);
+                    }
+                }
+            }
+        }
         self.leaving.set();
         if let Some(connection) = &mut whole.connection {
             leave(connection.as_mut());
@@ -264,6 +280,19 @@ impl Lease<'_> {
         self.caller.cut.cancel();
         // Whatever has not left by then is cut with the stream.
         let _ = tokio::time::timeout(LEAVE, whole).await;
+    }
+
+    /// Goes on until something was asked, at most [`LEAVE`]; `Some`: the connection has ended.
+    async fn first<C>(&self, whole: &mut Whole<C>) -> Option<hyper::Result<()>>
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let asked = std::future::poll_fn(|cx| match Pin::new(&mut *whole).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if self.asked.load(Ordering::Relaxed) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        tokio::time::timeout(LEAVE, asked).await.unwrap_or(None)
     }
 
     /// How long what is in flight may go on.

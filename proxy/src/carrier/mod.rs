@@ -260,6 +260,7 @@ impl Door {
                     peer: arrival.peer,
                     leaving: arrival.leaving,
                     retire: arrival.retire,
+                    patient: self.patient,
                 };
                 Ok((stream, established, origin))
             };

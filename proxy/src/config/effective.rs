@@ -73,8 +73,11 @@ fn carriers(page: &mut Page, config: &Config) {
         page.text(2, "ca_file", &path.to_string_lossy());
     }
     if let Some(pin) = &edge.pin {
-        let digits: String = pin.iter().map(|octet| format!("{octet:02x}")).collect();
-        page.text(2, "pin", &format!("sha256:{digits}"));
+        let mut text = "sha256:".to_owned();
+        for octet in pin {
+            let _ = write!(text, "{octet:02x}");
+        }
+        page.text(2, "pin", &text);
     }
     page.text(2, "tunnel", &edge.tunnel);
     page.text(2, "secret_file", &edge.secret_file.to_string_lossy());

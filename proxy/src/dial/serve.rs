@@ -110,13 +110,12 @@ pub(super) async fn run(shared: Arc<Shared>, attached: Attached, entry: Entry) {
         }
         () = tasks.stopping() => None,
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            // The edge opens no more streams; those that run may end.
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        // The edge opens no more streams; those that run may end.
+        connection.as_mut().graceful_shutdown();
+        connection.await
     };
     let error = ended.err().map(|error| super::chain(&error));
     tracing::info!(instance, error, "connection to the edge ended");

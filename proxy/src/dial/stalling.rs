@@ -101,7 +101,7 @@ mod tests {
             (result, near)
         };
         let read = async {
-            tokio::time::sleep(limit - Duration::from_secs(1)).await;
+            tokio::time::sleep(limit * 9 / 10).await;
             let mut bytes = [0; 8];
             far.read_exact(&mut bytes).await.unwrap();
         };
