@@ -34,7 +34,7 @@ struct Direction {
 }
 
 /// A package that is not here may not exist, save `keyward-demo` and `keyward-tests`, which use everything.
-const DIRECTIONS: [Direction; 7] = [
+const DIRECTIONS: [Direction; 8] = [
     Direction {
         package: "keyward-pki",
         ours: &[],
@@ -73,16 +73,6 @@ const DIRECTIONS: [Direction; 7] = [
     Direction {
         package: "keyward",
         ours: &["keyward-control", "keyward-pki", "keyward-process"],
-        never: &["axum", "rmcp"],
-    },
-    Direction {
-        package: "keyward-edge-api",
-        ours: &[],
-        never: &["hyper", "rustls", "tokio"],
-    },
-    Direction {
-        package: "keyward-edge",
-        ours: &["keyward-edge-api", "keyward-pki", "keyward-process"],
         never: &["axum", "rmcp"],
     },
     Direction {
