@@ -7,5 +7,6 @@ mod harm;
 mod path;
 mod several;
 mod stand;
+mod state;
 
 pub(crate) use access::hello;

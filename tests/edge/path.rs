@@ -193,11 +193,12 @@ async fn an_edge_is_known_by_the_pin_of_its_cas_key_and_by_no_other() {
     let pinned = |pem: &str| {
         let certificate = pki::Certificate::from_pem(pem).unwrap();
         let digest = digest::digest(&digest::SHA256, certificate.public_key());
-        let digits: String = digest
+        let digits: Vec<_> = digest
             .as_ref()
             .iter()
             .map(|octet| format!("{octet:02x}"))
             .collect();
+        let digits = digits.concat();
         template.replace(ca, &format!("    pin: 'sha256:{digits}'"))
     };
     let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();

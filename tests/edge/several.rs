@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use super::stand::{OPEN, Stand, Tunnel};
 use crate::rig::{Hello, Line, line, until};
 
-async fn two() -> Tunnel {
+fn two() -> Tunnel {
     Tunnel {
         instances: 2,
         secrets: vec![("a", "secret-a".to_owned(), "")],
@@ -17,7 +17,7 @@ async fn two() -> Tunnel {
 #[tokio::test]
 async fn a_proxy_holds_its_connections_to_each_edge_and_serves_through_either() {
     let mut stand = Stand::start(0, OPEN).await;
-    stand.tell(&two().await);
+    stand.tell(&two());
     let (mut second, address) = stand.second().await;
     let both = format!("    addresses: ['{}', '{address}']\n", stand.address);
     let proxy = stand.proxy_at("several", &both).await;
