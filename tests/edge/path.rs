@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Empty;
@@ -192,13 +191,7 @@ async fn an_edge_is_known_by_the_pin_of_its_cas_key_and_by_no_other() {
         .unwrap();
     let pinned = |pem: &str| {
         let certificate = pki::Certificate::from_pem(pem).unwrap();
-        let digest = digest::digest(&digest::SHA256, certificate.public_key());
-        let digits: Vec<_> = digest
-            .as_ref()
-            .iter()
-            .map(|octet| format!("{octet:02x}"))
-            .collect();
-        let digits = digits.concat();
+        let digits = pki::Fingerprint::of(certificate.public_key());
         template.replace(ca, &format!("    pin: 'sha256:{digits}'"))
     };
     let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();

@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::link::Stream;
 
+/// An agent may go on speaking to a proxy that has left for this long.
+const LINGER: Duration = Duration::from_secs(2);
 /// Read at a time.
 const PIECE: usize = 16 << 10;
 
@@ -81,13 +83,35 @@ async fn up<R: AsyncRead + Unpin>(
     loop {
         let piece = tokio::select! {
             piece = read(agent) => piece.map_err(Broken::Agent)?,
-            _ = poll_fn(|cx| send.poll_reset(cx)) => return Err(Broken::Closed),
+            _ = poll_fn(|cx| send.poll_reset(cx)) => return linger(agent).await,
         };
-        if piece.is_empty() {
-            return send.send_data(piece, true).map_err(Broken::Proxy);
+        let last = piece.is_empty();
+        let given = if last {
+            send.send_data(piece, true).map_err(Broken::Proxy)
+        } else {
+            give(send, piece, stall).await
+        };
+        match given {
+            Ok(()) if last => return Ok(()),
+            Ok(()) => {}
+            Err(Broken::Stalled) => return Err(Broken::Stalled),
+            Err(_) => return linger(agent).await,
         }
-        give(send, piece, stall).await?;
     }
+}
+
+/// The proxy takes nothing more. What it has said may still be on its way to the agent, and an agent that
+/// is closed while it speaks loses what it has not read yet: its words are thrown away for a while.
+async fn linger<R: AsyncRead + Unpin>(agent: &mut R) -> Result<(), Broken> {
+    let quiet = async {
+        while let Ok(piece) = read(agent).await {
+            if piece.is_empty() {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, quiet).await;
+    Ok(())
 }
 
 /// Some bytes; none at the end.

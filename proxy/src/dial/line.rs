@@ -100,7 +100,7 @@ impl Line {
                     }
                     _ => true,
                 },
-                changed = self.secret.changed() => changed.is_err(),
+                () = changed(&mut self.secret) => false,
                 () = sleep_until(again) => {
                     self.again = None;
                     false
@@ -179,6 +179,13 @@ impl Line {
         let line = wire::line(message).map_err(|_| Over)?;
         let frame = Frame::data(Bytes::copy_from_slice(&line));
         self.out.send(frame).await.map_err(|_| Over)
+    }
+}
+
+/// Resolves when there is another secret. At the stop nobody looks for one any more, and what runs goes on.
+async fn changed(secret: &mut watch::Receiver<Arc<Secret>>) {
+    if secret.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
