@@ -106,12 +106,18 @@ async fn restart(running: &mut Running) {
     let logs = &stack.paths.logs;
     stack.daemon = Program::start("keyward", &program, &arguments, logs, Pipes::None).unwrap();
     let stack = &running.stack;
-    let back = until("the daemon is back", async || {
-        stack
-            .generation()
-            .await
-            .is_ok_and(|generation| generation > 0)
-    });
+    // What was ordered before the kill is carried out now: what comes after it is another rotation.
+    let back = until(
+        "the daemon is back, at rest, and the proxy with it",
+        async || {
+            let status = stack.operator.status().await.unwrap_or_default();
+            let operations = status["operations"].as_array();
+            let at_rest =
+                operations.is_some_and(|all| all.iter().all(|one| one["state"] != "running"));
+            let replicas = status["replicas"].as_object();
+            at_rest && replicas.is_some_and(|all| all.values().any(|one| one["connected"] == true))
+        },
+    );
     if let Err(error) = back.await {
         panic!("{error}: {:?}", stack.daemon.ended());
     }

@@ -1,8 +1,8 @@
 //! From an accepted socket to a connection whose inner TLS is complete, under limits.
 //!
 //! Never inside an accept loop. The configuration is taken when the `ClientHello` is complete, and a
-//! handshake that a swap has overtaken does not end. Of too many pending ones the oldest goes first:
-//! whoever says nothing harms nobody.
+//! handshake that a swap has overtaken does not end. Of too many pending ones the oldest goes first, and
+//! those without a `ClientHello` have a limit of their own: whoever says nothing harms nobody.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -146,6 +146,7 @@ impl Handshakes {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream)
             .await
             .map_err(HandshakeError::of)?;
+        waiting.greeted();
         let begun = match self.credentials.begin(start.client_hello().server_name()) {
             Ok(begun) => begun,
             Err(NotServed::Nothing) => return Err(HandshakeError::NoCredential),
@@ -248,18 +249,25 @@ impl Drop for Guarded<'_> {
     }
 }
 
-/// Connections in front of a complete handshake, oldest first.
+/// Connections in front of a complete handshake. Half of the limit is for those without a `ClientHello`,
+/// which cost a peer nothing, half for the others; of too many the oldest of its kind goes.
 #[derive(Debug)]
 struct Pending {
     limit: usize,
     next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, CancellationToken>>,
+    waiting: Mutex<Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    silent: BTreeMap<u64, CancellationToken>,
+    greeted: BTreeMap<u64, CancellationToken>,
 }
 
 impl Pending {
     fn new(limit: usize) -> Self {
         Self {
-            limit,
+            limit: limit.div_ceil(2),
             next: AtomicU64::new(0),
             waiting: Mutex::default(),
         }
@@ -268,13 +276,9 @@ impl Pending {
     fn wait(&self) -> Waiting<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let evicted = CancellationToken::new();
-        let mut waiting = self.lock();
-        waiting.insert(number, evicted.clone());
-        if waiting.len() > self.limit
-            && let Some((_, oldest)) = waiting.pop_first()
-        {
-            oldest.cancel();
-        }
+        let silent = &mut self.lock().silent;
+        silent.insert(number, evicted.clone());
+        self.make_room(silent);
         Waiting {
             pending: self,
             number,
@@ -282,7 +286,15 @@ impl Pending {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
+    fn make_room(&self, places: &mut BTreeMap<u64, CancellationToken>) {
+        if places.len() > self.limit
+            && let Some((_, oldest)) = places.pop_first()
+        {
+            oldest.cancel();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -296,6 +308,15 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
+    /// The `ClientHello` is there.
+    fn greeted(&self) {
+        let mut places = self.pending.lock();
+        if let Some(evicted) = places.silent.remove(&self.number) {
+            places.greeted.insert(self.number, evicted);
+            self.pending.make_room(&mut places.greeted);
+        }
+    }
+
     /// Resolves when this one has to go, because it is the oldest of too many.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
@@ -304,7 +325,9 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.pending.lock().remove(&self.number);
+        let mut places = self.pending.lock();
+        places.silent.remove(&self.number);
+        places.greeted.remove(&self.number);
     }
 }
 
@@ -315,6 +338,21 @@ mod tests {
     use process::{SystemClock, Tasks};
 
     use super::*;
+
+    #[test]
+    fn of_too_many_the_oldest_goes_and_the_silent_push_out_nobody_else() {
+        let pending = Pending::new(2);
+        let greeted = pending.wait();
+        greeted.greeted();
+        let silent = [pending.wait(), pending.wait()];
+        let gone = |one: &Waiting<'_>| one.evicted.is_cancelled();
+        assert!(gone(&silent[0]) && !gone(&silent[1]) && !gone(&greeted));
+        silent[1].greeted();
+        assert!(gone(&greeted) && !gone(&silent[1]));
+        drop((greeted, silent));
+        let places = pending.lock();
+        assert!(places.silent.is_empty() && places.greeted.is_empty());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn noise_is_logged_once_a_minute_for_each_kind_and_verdicts_once_a_second() {

@@ -11,7 +11,7 @@ SHAPES = {
         "tools": ["echo", "add", "count", "wait", "cancelled"],
         "echo": ("echo", "text", "{}"),
         "slow": ("count", {"steps": 5, "milliseconds": 100}, 5),
-        "endless": ("wait", {"milliseconds": 600_000}),
+        "endless": ("count", {"steps": 100_000, "milliseconds": 20}),
     },
     "everything": {
         "tools": ["echo", "get-sum", "trigger-long-running-operation"],
@@ -61,9 +61,14 @@ async def cancel(client: Client, kind: str, shape: dict, echo) -> None:
         return int((await client.call_tool("cancelled", {})).content[0].text)
 
     before = await count() if kind == "ours" else 0
-    call = asyncio.ensure_future(client.call_tool(*shape["endless"]))
-    # The server must have the call before it can be told to drop it: a later answer on the same path says so.
-    await echo("before")
+    begun = asyncio.Event()
+
+    async def progress(*_: object) -> None:
+        begun.set()
+
+    call = asyncio.ensure_future(client.call_tool(*shape["endless"], progress_callback=progress))
+    # The server must have the call before it can be told to drop it: its progress says so, or a later answer.
+    await (begun.wait() if kind == "ours" else echo("before"))
     call.cancel()
     try:
         await call

@@ -102,7 +102,8 @@ async fn a_handshake_that_had_to_make_room_is_counted_as_that() {
     within("the server's hello", half.read_exact(&mut byte))
         .await
         .unwrap();
-    let _later = TcpStream::connect(proxy.tls).await.unwrap();
+    let mut later = TcpStream::connect(proxy.tls).await.unwrap();
+    later.write_all(&client_hello(&ca)).await.unwrap();
     until("the older one is ended", || {
         proxy.credentials.report(&[])[0]
             .failures
