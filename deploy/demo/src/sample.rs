@@ -105,7 +105,7 @@ impl ServerHandler for Tools {
         let text = match request.name.as_ref() {
             "echo" => arguments.text("text")?.to_owned(),
             "add" => arguments.add()?.to_string(),
-            "count" => self.count(&arguments, &context).await?,
+            "count" => count(&arguments, &context).await?,
             "wait" => self.wait(&arguments, &context).await?,
             "cancelled" => self.cancelled.load(Ordering::Relaxed).to_string(),
             other => {
@@ -132,34 +132,30 @@ impl Tools {
             }
         }
     }
+}
 
-    /// Says `1` … `steps` as progress, one each interval, and then how many it said.
-    async fn count(
-        &self,
-        arguments: &Arguments,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<String, ErrorData> {
-        let token = context.meta.get_progress_token().ok_or_else(|| {
-            ErrorData::invalid_params("count tells its progress: send a progressToken", None)
-        })?;
-        let steps = u32::try_from(arguments.number("steps")?)
-            .map_err(|_| ErrorData::invalid_params("steps is too large", None))?;
-        let interval = Duration::from_millis(arguments.number("milliseconds")?).min(LONGEST);
-        for step in 1..=steps {
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = context.ct.cancelled() => {
-                    self.cancelled.fetch_add(1, Ordering::Relaxed);
-                    return Ok(format!("cancelled at {step}"));
-                }
-            }
-            let progress = ProgressNotificationParam::new(token.clone(), f64::from(step))
-                .with_total(f64::from(steps));
-            let told = context.peer.notify_progress(progress).await;
-            told.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+/// Says `1` … `steps` as progress, one each interval, and then how many it said.
+async fn count(
+    arguments: &Arguments,
+    context: &RequestContext<RoleServer>,
+) -> Result<String, ErrorData> {
+    let token = context.meta.get_progress_token().ok_or_else(|| {
+        ErrorData::invalid_params("count tells its progress: send a progressToken", None)
+    })?;
+    let steps = u32::try_from(arguments.number("steps")?)
+        .map_err(|_| ErrorData::invalid_params("steps is too large", None))?;
+    let interval = Duration::from_millis(arguments.number("milliseconds")?).min(LONGEST);
+    for step in 1..=steps {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = context.ct.cancelled() => return Ok(format!("cancelled at {step}")),
         }
-        Ok(steps.to_string())
+        let progress = ProgressNotificationParam::new(token.clone(), f64::from(step))
+            .with_total(f64::from(steps));
+        let told = context.peer.notify_progress(progress).await;
+        told.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
     }
+    Ok(steps.to_string())
 }
 
 struct Arguments(Value);
