@@ -4,7 +4,7 @@
 //! `SQLite` in a file, or `PostgreSQL` by a URL; the statements are the same for both, in the part of SQL
 //! that both speak, over text and 64-bit integers. Every change is one transaction that begins by
 //! counting up one row, so that writers come one after the other on both, and ends by writing one
-//! audit row: [`Change`] has no other way to be committed. Other edges see the count and read anew.
+//! audit row: `Change` has no other way to be committed. Other edges see the count and read anew.
 //!
 //! What it does not do: it never holds the value of a shared secret, and the value of a token only
 //! sealed; it knows no HTTP; it reads no clock (`now` comes with [`By`]).
