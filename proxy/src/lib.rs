@@ -4,7 +4,6 @@
 //! traffic flows. [`run`] is the whole program; this page and the modules' first lines are its map.
 
 mod alert;
-mod base64;
 pub mod carrier;
 pub mod config;
 mod connection;
@@ -15,6 +14,7 @@ mod files;
 pub mod forward;
 mod handshake;
 pub mod health;
+mod one_of;
 pub mod reload;
 pub mod route;
 mod secret_file;

@@ -49,12 +49,7 @@ pub(super) async fn run(command: Command, session: &Session) -> Result<(), Failu
             certificate,
         } => state.archive_certificate(by, &tunnel, &certificate).await,
         Command::List { tunnel, archived } => {
-            let page = Page {
-                before: None,
-                limit: api::MAX_LIMIT,
-                include_archived: archived,
-            };
-            let listed = state.certificates(&tunnel, page).await;
+            let listed = state.certificates(&tunnel, Page::newest(archived)).await;
             let (data, _) = listed.map_err(|error| failed(&error.into()))?;
             return print(&json!({ "data": data }));
         }

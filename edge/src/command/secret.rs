@@ -40,12 +40,7 @@ pub(super) async fn run(command: Command, session: &Session) -> Result<(), Failu
         Command::Add { tunnel, sha256 } => state.create_secret(by, &tunnel, &sha256).await,
         Command::Archive { tunnel, secret } => state.archive_secret(by, &tunnel, &secret).await,
         Command::List { tunnel, archived } => {
-            let page = Page {
-                before: None,
-                limit: api::MAX_LIMIT,
-                include_archived: archived,
-            };
-            let listed = state.secrets(&tunnel, page).await;
+            let listed = state.secrets(&tunnel, Page::newest(archived)).await;
             let (data, _) = listed.map_err(|error| failed(&error.into()))?;
             return print(&json!({ "data": data }));
         }

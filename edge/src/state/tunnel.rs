@@ -226,6 +226,15 @@ impl Change<'_> {
 }
 
 impl Page {
+    /// The newest, as many as one page may hold.
+    pub fn newest(include_archived: bool) -> Self {
+        Self {
+            before: None,
+            limit: api::MAX_LIMIT,
+            include_archived,
+        }
+    }
+
     pub(super) fn below(self) -> i64 {
         self.before.map_or(i64::MAX, signed)
     }

@@ -4,6 +4,7 @@
 //! into an exit code. [`Tasks`] owns everything that runs; [`Health`] answers who asks how it is;
 //! [`Clock`] is the only reader of time. This crate is linked by the proxy and therefore lean.
 
+pub mod base64;
 mod clock;
 mod failure;
 mod harden;

@@ -13,7 +13,7 @@ use tokio_rustls::{TlsConnector, rustls};
 
 use super::pin::{self, TrustError};
 use crate::config::{EdgeCarrier, ForwardProxy};
-use crate::{base64, socket};
+use crate::socket;
 
 /// The head of a forward proxy's answer.
 const LONGEST_ANSWER: usize = 8 << 10;
@@ -109,7 +109,7 @@ async fn ask(
     if let Some(path) = &forward.credentials_file {
         let credentials = credentials(path).map_err(ReachError::Credentials)?;
         request.push_str("Proxy-Authorization: Basic ");
-        base64::encode(credentials.expose().trim().as_bytes(), &mut request);
+        process::base64::encode(credentials.expose().trim().as_bytes(), &mut request);
         request.push_str("\r\n");
     }
     request.push_str("\r\n");

@@ -31,7 +31,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use stream::WebSocket;
 
 use super::{Arrival, Carrier, CarrierError, Leaving, Stream};
-use crate::base64;
 use crate::token::lists;
 
 /// The request that opens a WebSocket; cloudflared adds some headers, callers some more.
@@ -134,7 +133,7 @@ fn accept(key: &[u8]) -> String {
     context.update(key);
     context.update(GUID);
     let mut text = String::with_capacity(28);
-    base64::encode(context.finish().as_ref(), &mut text);
+    process::base64::encode(context.finish().as_ref(), &mut text);
     text
 }
 
