@@ -12,6 +12,7 @@ pub(crate) mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 pub(crate) use canary::Canary;
@@ -47,6 +48,19 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let result = tokio::time::timeout(LIMIT, future).await;
     result.unwrap_or_else(|_| panic!("{what} did not happen"))
+}
+
+/// Sends SIGHUP if the process can do anything about it yet, and says whether it could.
+pub(crate) fn hang_up(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    if caught & 1 == 0 {
+        return false;
+    }
+    let process = Pid::from_raw(process.try_into().unwrap()).unwrap();
+    kill_process(process, Signal::HUP).unwrap();
+    true
 }
 
 /// A proxy with its daemon and its upstream, the first credential in force.

@@ -79,6 +79,8 @@ pub enum Order {
         /// The operator asserts that the verifiers hold both CAs. Without it the order is refused
         /// with the standby CA and where it has to go.
         trusted: bool,
+        /// SHA-256 of the standby CA that they hold, if the operator named it.
+        standby: Option<String>,
     },
     /// A client certificate of the client CA, for mutual inner TLS.
     IssueClient {

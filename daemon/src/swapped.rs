@@ -386,6 +386,33 @@ mod tests {
         assert_eq!(whole(path, NAMES), Some(3));
     }
 
+    /// A key that is said to be gone is gone, whatever a power loss then takes back.
+    #[test]
+    fn what_was_forgotten_does_not_come_back_with_a_power_loss() {
+        for kind in Kind::ALL {
+            let directory = tempfile::tempdir().unwrap();
+            let crash = Crash::after(u64::MAX, kind);
+            let disk = Disk {
+                crash: Some(crash.clone()),
+            };
+            let rights = Rights::Ours(Access::PRIVATE);
+            let swapped = Swapped::open(directory.path(), rights, disk).unwrap();
+            for generation in 1..=3 {
+                swapped.replace(NAMES, &files(generation, NAMES)).unwrap();
+            }
+            swapped.forget("a").unwrap();
+            crash.lose_power();
+            assert_eq!(whole(directory.path(), NAMES), Some(3), "{kind:?}");
+            let holding: Vec<u64> = swapped
+                .numbers()
+                .unwrap()
+                .into_iter()
+                .filter(|number| swapped.set(*number).join("a").exists())
+                .collect();
+            assert_eq!(holding, [3], "{kind:?}");
+        }
+    }
+
     /// F18, F21: from a start with nothing, with our own set or with plain files, killed or without
     /// power before every single step.
     #[test]

@@ -81,6 +81,23 @@ async fn a_rotation_that_failed_is_a_failure_of_the_command() {
 }
 
 #[tokio::test]
+async fn the_standby_that_the_verifiers_hold_can_be_named() {
+    for (argument, standby) in [
+        ("--trusted", None),
+        ("--trusted=5f9e", Some("5f9e".to_owned())),
+    ] {
+        let desk = Desk::new();
+        desk.run(&["rotate", "ca", argument]).await;
+        let order = Order::RotateCa {
+            tunnel: "main".to_owned(),
+            trusted: true,
+            standby,
+        };
+        assert_eq!(*desk.orders.borrow(), vec![order]);
+    }
+}
+
+#[tokio::test]
 async fn a_ca_that_nobody_trusts_yet_is_shown_and_not_rotated_to() {
     let desk = Desk::new();
     let ended = desk.run(&["rotate", "ca"]).await;
@@ -91,7 +108,7 @@ async fn a_ca_that_nobody_trusts_yet_is_shown_and_not_rotated_to() {
     assert!(
         ended
             .stderr
-            .contains("next: carry it to them, then keyward rotate ca --trusted")
+            .contains("next: carry it to them, then keyward rotate ca --trusted=sha-of-standby")
     );
     let json = desk.run(&["rotate", "ca", "--json"]).await.json();
     assert_eq!(json["standby_ca"]["pem"], "PEM of standby\n");

@@ -9,6 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use super::process::{KEYWARD, PROXY, Place, STRANGER, TOKEN};
 use super::stage::LIMIT;
+use crate::rig::hang_up;
 
 #[tokio::test]
 async fn the_proxys_user_reaches_the_control_channel_and_nothing_else() {
@@ -136,19 +137,11 @@ async fn a_second_daemon_is_refused_and_the_first_goes_on() {
 async fn a_hang_up_right_after_the_start_does_not_end_it() {
     let place = Place::new(KEYWARD);
     let daemon = place.start(&[]);
-    let status = format!("/proc/{}/status", daemon.pid());
-    let mut hung_up = 0;
+    let mut hung_up = false;
     place
         .until("its socket is there", async || {
-            // From the first moment at which the program can do anything about it.
-            let caught = std::fs::read_to_string(&status).unwrap();
-            let caught = caught.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-            let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
-            if caught & 1 == 1 {
-                daemon.signal(Signal::HUP);
-                hung_up += 1;
-            }
-            place.path("run/operator.sock").exists() && hung_up > 0
+            hung_up |= hang_up(daemon.pid());
+            place.path("run/operator.sock").exists() && hung_up
         })
         .await;
     for _ in 0..20 {

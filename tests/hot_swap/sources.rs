@@ -6,7 +6,7 @@ use control::{Credential, Manifest, Policy};
 
 use crate::rig::{
     Answer, Canary, Carrier, Daemon, HOST, Hello, Issuer, Line, Proxy, Rig, Setup, TUNNEL,
-    Upstream, credentials, until,
+    Upstream, credentials, hang_up, until,
 };
 
 const BOTH: &[Carrier] = &[Carrier::Tls, Carrier::WebSocket];
@@ -45,6 +45,22 @@ async fn a_daemon_that_goes_and_comes_back_costs_no_call_and_no_stream() {
         stream.read_to(&event).await.unwrap();
     }
     canary.finish().await;
+}
+
+/// F49: SIGHUP from the first moment at which the program can do anything about it, then in a crowd.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_right_after_the_start_does_not_end_the_proxy() {
+    let (issuer, upstream, daemon) = (Issuer::new(), Upstream::start().await, Daemon::bind());
+    let setup = Setup::new(&upstream).subscribed(daemon.socket());
+    let mut hung_up = false;
+    let proxy = Proxy::start_while(&setup, |process| hung_up |= hang_up(process)).await;
+    assert!(hung_up);
+    let mut session = daemon.accept().await;
+    for _ in 0..20 {
+        assert!(hang_up(proxy.id()));
+    }
+    assert_eq!(session.offer(&issuer.credential(1)).await, Answer::Ack);
+    proxy.ready().await;
 }
 
 /// Writes what the daemon's `serve_dir` holds.

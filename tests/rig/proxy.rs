@@ -156,6 +156,11 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts it and waits until its health listener answers; it need not be ready.
     pub(crate) async fn start(setup: &Setup) -> Self {
+        Self::start_while(setup, |_| {}).await
+    }
+
+    /// As [`start`](Self::start), and calls `meanwhile` with its process id again and again until then.
+    pub(crate) async fn start_while(setup: &Setup, mut meanwhile: impl FnMut(u32)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).unwrap();
@@ -194,6 +199,7 @@ impl Proxy {
             if let Some(status) = this.child.try_wait().unwrap() {
                 panic!("the proxy ended with {status}: {}", this.log());
             }
+            meanwhile(this.id());
             this.page("/healthz").await.map(drop)
         })
         .await;

@@ -13,10 +13,14 @@ use crate::status::{Operation, OperationState, Status, TunnelStatus};
 pub(super) struct Arguments {
     /// server-certificate, or ca
     what: String,
-    /// For ca: every verifier holds the standby CA beside the present one. Without it the standby
-    /// CA is printed and nothing is rotated
-    #[arg(long)]
-    trusted: bool,
+    /// For ca: every verifier holds the standby CA beside the present one, and it is the one with this
+    /// fingerprint. Without it the standby CA is printed and nothing is rotated
+    #[arg(long, value_name = "SHA256", require_equals = true)]
+    #[allow(
+        clippy::option_option,
+        reason = "how clap spells an option whose value may be left out"
+    )]
+    trusted: Option<Option<String>>,
     /// Of which tunnel; may be left out where there is only one
     #[arg(long, value_name = "NAME")]
     tunnel: Option<String>,
@@ -30,7 +34,7 @@ pub(super) struct Arguments {
 pub(super) async fn rotate(arguments: &Arguments, tasks: &Tasks) -> Result<(), Ended> {
     let noun = noun(&arguments.what)?;
     let client = arguments.target.client(tasks);
-    if noun == Noun::Ca && !arguments.trusted {
+    if noun == Noun::Ca && arguments.trusted.is_none() {
         return Err(standby(arguments, &client.status().await?));
     }
     // Listen first, so that no step is missed.
@@ -39,7 +43,8 @@ pub(super) async fn rotate(arguments: &Arguments, tasks: &Tasks) -> Result<(), E
         .rotate(&RotationOrder {
             what: noun.name().to_owned(),
             tunnel: arguments.tunnel.clone(),
-            trusted: arguments.trusted,
+            trusted: arguments.trusted.is_some(),
+            standby: arguments.trusted.clone().flatten(),
         })
         .await?;
     if !arguments.json {
@@ -157,7 +162,10 @@ fn standby(arguments: &Arguments, status: &Status) -> Ended {
     }
     let failure = Failure::config("the CA was not rotated")
         .cause("nobody has asserted yet that the verifiers hold the standby CA")
-        .next("carry it to them, then keyward rotate ca --trusted");
+        .next(format!(
+            "carry it to them, then keyward rotate ca --trusted={}",
+            standby.sha256
+        ));
     let besides = json!({ "tunnel": name, "standby_ca": standby });
     Ended {
         failure,

@@ -27,6 +27,10 @@ pub struct RotationOrder {
     /// For `ca`: the operator asserts that the verifiers hold both CAs.
     #[serde(default)]
     pub trusted: bool,
+    /// For `ca`: SHA-256 of the standby CA that they hold, in lower-case hexadecimal. Where it is given, a
+    /// switch to any other is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<String>,
 }
 
 /// Body of `POST /v1/client-certificates`.

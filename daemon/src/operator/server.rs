@@ -161,7 +161,7 @@ impl Desk {
             (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &*self.status().await?)),
             (&Method::GET, "/v1/events") => Ok(events::stream(&self.board, tasks)),
             (&Method::POST, "/v1/rotations") => {
-                let order = self.rotation(&read(request, self.request_limit).await?)?;
+                let order = self.rotation(read(request, self.request_limit).await?)?;
                 self.order(order, uid).await
             }
             (&Method::POST, "/v1/client-certificates") => {
@@ -194,7 +194,7 @@ impl Desk {
         ))
     }
 
-    fn rotation(&self, order: &RotationOrder) -> Result<Order, Denial> {
+    fn rotation(&self, order: RotationOrder) -> Result<Order, Denial> {
         let noun = Noun::parse(&order.what).filter(|noun| noun.rotates());
         let unsupported = || {
             unusable(
@@ -202,11 +202,13 @@ impl Desk {
                 format!("name one of {}", Noun::rotating()),
             )
         };
-        let tunnel = self.tunnel(order.tunnel.clone())?;
-        match noun.ok_or_else(unsupported)? {
+        let noun = noun.ok_or_else(unsupported)?;
+        let tunnel = self.tunnel(order.tunnel)?;
+        match noun {
             Noun::Ca => Ok(Order::RotateCa {
                 tunnel,
                 trusted: order.trusted,
+                standby: order.standby,
             }),
             Noun::ServerCertificate => Ok(Order::RotateServerCertificate { tunnel }),
             _ => Err(unsupported()),

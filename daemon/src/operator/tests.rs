@@ -151,6 +151,7 @@ fn rotation(what: &str) -> RotationOrder {
         what: what.to_owned(),
         tunnel: None,
         trusted: false,
+        standby: None,
     }
 }
 
@@ -173,8 +174,10 @@ async fn nothing_is_said_before_the_state_is_recovered() {
     let (client, recovered) = (stage.client(), stage.board.status.clone());
     let mut events = client.events().await.unwrap();
     let known = async {
-        // As late as can be: everybody has asked.
-        tokio::task::yield_now().await;
+        // As late as can be: each of the three waits for the state.
+        while recovered.receiver_count() < 3 {
+            tokio::task::yield_now().await;
+        }
         recovered.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.at = 7;
@@ -316,7 +319,7 @@ async fn errors_have_one_shape() {
         (
             stage.post("/v1/rotations", unknown).await,
             "400",
-            "the body cannot be read: unknown field `x`, expected one of `what`, `tunnel`, `trusted` at line 1 column 16",
+            "the body cannot be read: unknown field `x`, expected one of `what`, `tunnel`, `trusted`, `standby` at line 1 column 16",
         ),
         (
             stage.post("/v1/client-certificates", lifetime).await,

@@ -119,8 +119,10 @@ impl Tunnel {
                 self.leaf_order = Some(ordered.clone());
                 self.promise(desk, ROTATE_SERVER_CERTIFICATE, &ordered)
             }
-            Order::RotateCa { trusted, .. } => {
-                self.refuse_switch(desk, trusted)?;
+            Order::RotateCa {
+                trusted, standby, ..
+            } => {
+                self.refuse_switch(desk, trusted, standby.as_deref())?;
                 let ordered = Ordered::new(desk.moment, actor);
                 self.ca_order = Some(ordered.clone());
                 self.promise(desk, ROTATE_CA, &ordered)
@@ -171,7 +173,12 @@ impl Tunnel {
     }
 
     /// Everything that speaks against a switch of the CA.
-    fn refuse_switch(&self, desk: &Desk<'_>, trusted: bool) -> Result<(), Refusal> {
+    fn refuse_switch(
+        &self,
+        desk: &Desk<'_>,
+        trusted: bool,
+        named: Option<&str>,
+    ) -> Result<(), Refusal> {
         if let Some(running) = &self.ca_order {
             return Err(already(running));
         }
@@ -200,19 +207,24 @@ impl Tunnel {
                 "see the alarms in: keyward status".to_owned(),
             ));
         };
-        if !trusted {
-            return Err(refusal(
-                format!(
-                    "nobody says that the verifiers trust the standby CA, sha256 {}",
-                    standby.sha256
-                ),
-                format!(
-                    "give them {} beside the CA that they have, then repeat with --trusted",
-                    self.config.store.join("ca-next.crt").display()
-                ),
-            ));
-        }
-        Ok(())
+        let what = match named {
+            _ if !trusted => {
+                "nobody says that the verifiers trust the standby CA, sha256".to_owned()
+            }
+            // As after an order whose answer was lost: it was carried out, and another one stands by.
+            Some(named) if named != standby.sha256 => {
+                format!("the verifiers are said to trust {named}, but the standby CA is sha256")
+            }
+            _ => return Ok(()),
+        };
+        Err(refusal(
+            format!("{what} {}", standby.sha256),
+            format!(
+                "give them {} beside the CA that they have, then repeat with --trusted={}",
+                self.config.store.join("ca-next.crt").display(),
+                standby.sha256
+            ),
+        ))
     }
 
     fn issue_client(

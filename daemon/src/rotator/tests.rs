@@ -199,6 +199,7 @@ fn switch(trusted: bool) -> Order {
     Order::RotateCa {
         tunnel: "main".to_owned(),
         trusted,
+        standby: None,
     }
 }
 

@@ -232,8 +232,46 @@ fn a_switch_is_refused_until_somebody_says_that_the_standby_is_trusted() {
     let standby = world.status().standby_ca.unwrap();
     assert!(refused.what.contains(&standby.sha256), "{refused:?}");
     assert!(refused.next.contains("ca-next.crt"), "{refused:?}");
-    assert!(refused.next.contains("--trusted"), "{refused:?}");
+    let repeat = format!("--trusted={}", standby.sha256);
+    assert!(refused.next.contains(&repeat), "{refused:?}");
     assert_eq!(world.credential().generation, 1);
+}
+
+/// The answer to the first order was lost, so it is given again, when the CA that was carried to the
+/// verifiers has been switched to already.
+#[test]
+fn a_switch_to_another_standby_than_the_one_that_is_named_is_refused() {
+    let world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    let carried = world.status().standby_ca.unwrap().sha256;
+    let named = || Order::RotateCa {
+        tunnel: "main".to_owned(),
+        trusted: true,
+        standby: Some(carried.clone()),
+    };
+    let operation = world.order(&mut engine, named()).unwrap();
+    world.turn(&mut engine);
+    world.ack("a");
+    world.turn(&mut engine);
+    assert_eq!(world.operation(&operation.id).state, OperationState::Done);
+    let (generation, standby) = (
+        world.credential().generation,
+        world.status().standby_ca.unwrap().sha256,
+    );
+    assert_ne!(standby, carried);
+    let refused = world.order(&mut engine, named()).unwrap_err();
+    assert_eq!(
+        refused.what,
+        format!(
+            "the verifiers are said to trust {carried}, but the standby CA is sha256 {standby}"
+        )
+    );
+    assert!(
+        refused.next.ends_with(&format!("--trusted={standby}")),
+        "{refused:?}"
+    );
+    assert_eq!(world.credential().generation, generation);
 }
 
 /// F40: one that cannot follow blocks the destruction, not the tunnel.
