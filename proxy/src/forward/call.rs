@@ -16,7 +16,7 @@ use super::answer::ForwardError;
 use super::body::{Body, BodyError, Relay, Source};
 use super::table::Entry;
 use super::{Caller, Shared, events, head, upgrade};
-use crate::upstream::{Link, Sent, Unanswered, Upload};
+use crate::upstream::{Answer, Link, Unanswered, Upload};
 
 /// A caller whose upstream cannot be reached may take this long to say which call it was.
 const FIRST_CHUNK: Duration = Duration::from_millis(250);
@@ -80,19 +80,18 @@ enum Outcome {
 async fn wait(
     shared: Arc<Shared>,
     link: Box<Link>,
-    answer: impl Future<Output = Sent>,
+    mut answer: Answer,
     mut call: Call,
     caller: Arc<Caller>,
 ) -> Response<Body> {
     let outcome = {
         let mut link = Some(link);
-        let mut answer = std::pin::pin!(answer);
         let mut cut = std::pin::pin!(caller.cut.cancelled());
         std::future::poll_fn(|cx| {
             let Some(waiting) = &mut link else {
                 return Poll::Pending;
             };
-            let polled = waiting.poll_answer(answer.as_mut(), cx);
+            let polled = waiting.poll_answer(&mut answer, cx);
             let outcome = match polled {
                 Poll::Pending if cut.as_mut().poll(cx).is_pending() => return Poll::Pending,
                 Poll::Pending => Outcome::Failed(ForwardError::Cut, waiting.seen.take()),

@@ -49,6 +49,10 @@ pub(crate) type Unanswered = TrySendError<Request<Upload>>;
 /// What becomes of a request.
 pub(crate) type Sent = Result<Response<Incoming>, Unanswered>;
 
+/// The answer to come. In an allocation of its own, since two small ones cost less than one above the
+/// allocator's caches.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Sent> + Send>>;
+
 impl Link {
     pub(super) async fn over(stream: Stream) -> Result<Self, hyper::Error> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
@@ -68,21 +72,14 @@ impl Link {
     /// Begins to send `request`, before anything is polled. What is returned is to be polled by
     /// [`poll_answer`](Self::poll_answer); dropping it cancels the request, and the connection is of no
     /// use then.
-    pub(crate) fn send(
-        &mut self,
-        mut request: Request<Upload>,
-    ) -> impl Future<Output = Sent> + Send + use<> {
+    pub(crate) fn send(&mut self, mut request: Request<Upload>) -> Answer {
         request.body_mut().watched_by(&self.seen);
-        self.sender.try_send_request(request)
+        Box::pin(self.sender.try_send_request(request))
     }
 
     /// Waits for the head of the answer. The body of the request goes on being sent by
     /// [`poll`](Self::poll).
-    pub(crate) fn poll_answer(
-        &mut self,
-        mut answer: Pin<&mut impl Future<Output = Sent>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Sent> {
+    pub(crate) fn poll_answer(&mut self, answer: &mut Answer, cx: &mut Context<'_>) -> Poll<Sent> {
         let over = self.poll().is_ready();
         // Only polling the connection makes it ready, so it needs to wake nobody.
         let mut quiet = Context::from_waker(Waker::noop());
@@ -90,7 +87,7 @@ impl Link {
             Poll::Pending if over => {
                 // It ended before it looked at the request: dropping it hands the request back.
                 self.connection = None;
-                answer.poll(&mut quiet)
+                answer.as_mut().poll(&mut quiet)
             }
             Poll::Pending => {
                 self.wait(cx);

@@ -22,7 +22,7 @@ use crate::config::value::Target;
 
 pub use address::{NotAllowed, PRIVATE, check};
 pub use connect::ConnectError;
-pub(crate) use link::{Link, Parts, Sent, Unanswered};
+pub(crate) use link::{Answer, Link, Parts, Unanswered};
 pub(crate) use stream::Stream;
 pub use tls::Trust;
 use upload::Seen;
