@@ -3,6 +3,8 @@
 # conformance suites. Idempotent, by package name, pinned. What is built is kept outside the checkout, by version, in
 # ${KEYWARD_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/keyward-tests}; tests find it through the links in its bin/.
 #
+# `tests/install.sh peers` adds what benchmarks alone are compared with; `tests/bench` asks for it.
+#
 # Not for production hosts: it installs Debian packages, whose services it keeps from starting.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
@@ -13,6 +15,8 @@ logs=$tools/logs
 
 H2SPEC=2.2.1
 CARGO_DENY=0.20.2
+RATHOLE=0.5.0
+BORE=0.6.0
 DEBIAN=(
     nginx-light    # peer of the proxy's benchmarks, and their upstream
     haproxy        # the other peer
@@ -31,6 +35,8 @@ DEBIAN=(
     iproute2       # ss, for tests that count sockets
     util-linux     # taskset, flock, setpriv
 )
+# Peers of the tunnel.
+[[ ${1:-} != peers ]] || DEBIAN+=(openssh-server openssh-client)
 
 say() { printf '%s\n' "$*"; }
 
@@ -97,6 +103,22 @@ install_cargo_deny() {
     ln -sfn "../cargo-deny-$CARGO_DENY/bin/cargo-deny" "$tools/bin/cargo-deny"
 }
 
+# cargo_peer PROGRAM VERSION PACKAGE OPTION...: a program of crates.io, built.
+cargo_peer() {
+    local program=$1 folder=$1-$2 version=$2 package=$3
+    shift 3
+    [[ -x $tools/$folder/bin/$program ]] || {
+        CARGO_TARGET_DIR=$tools/build-$program cargo install --quiet --version "$version" "$@" \
+            --root "$tools/$folder" "$package" && rm -rf "$tools/build-$program"
+    } || return 1
+    ln -sfn "../$folder/bin/$program" "$tools/bin/$program"
+}
+
+# rathole's own lock file names libraries that no longer build. Its TLS and WebSocket hops are not measured.
+install_rathole() { cargo_peer rathole "$RATHOLE" rathole --no-default-features --features server,client,noise; }
+
+install_bore() { cargo_peer bore "$BORE" bore-cli --locked; }
+
 # The lock file's hash names the folder: a new pin is a new folder, never a half-updated one.
 install_npm() {
     local folder
@@ -137,13 +159,15 @@ flock 9
 
 # The two that compile go first, beside everything that only downloads.
 declare -A running=()
-for step in cargo_deny h2spec npm python; do
+steps=(cargo_deny h2spec npm python)
+[[ ${1:-} != peers ]] || steps=(rathole bore "${steps[@]}")
+for step in "${steps[@]}"; do
     timed "$step" "install_$step" >"$logs/$step" 2>&1 </dev/null 9>&- &
     running[$step]=$!
 done
 timed debian install_debian
 broken=()
-for step in python npm h2spec cargo_deny; do
+for step in "${steps[@]}"; do
     if wait "${running[$step]}"; then
         tail -n 1 "$logs/$step"
     else
@@ -161,4 +185,9 @@ compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ||
 for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset "$tools"/bin/{h2spec,cargo-deny,node} "$tools/python/bin/python"; do
     command -v "$program" >/dev/null || fail "$program is not there" "its package is installed and does not have it" "reinstall it"
 done
+if [[ ${1:-} == peers ]]; then
+    for program in "$tools"/bin/{rathole,bore} sshd ssh ssh-keygen; do
+        command -v "$program" >/dev/null || fail "$program is not there" "its package is installed and does not have it" "reinstall it"
+    done
+fi
 say "install: everything is in $tools, $((SECONDS - started)) s"

@@ -6,7 +6,7 @@ use process::{Exit, Failure, Tasks};
 
 use crate::figure::Findings;
 use crate::list::{self, Bench};
-use crate::{footprint, issue, proxy, swap, websocket};
+use crate::{cut, failover, footprint, idle, issue, proxy, relay, slow, swap, websocket};
 
 /// `keyward-bench NAME [--json]` or `keyward-bench list`. Fails when a figure does not hold.
 pub(crate) async fn run(tasks: Tasks) -> Result<(), Failure> {
@@ -24,7 +24,7 @@ pub(crate) async fn run(tasks: Tasks) -> Result<(), Failure> {
     let bench = Bench::named(name).ok_or_else(|| usage(&format!("no benchmark {name}")))?;
     let mut findings = Findings::of(bench);
     // What failed is said at once; its figures are absent and do not hold.
-    if let Err(failure) = measure(bench, &mut findings, &tasks).await {
+    if let Err(failure) = Box::pin(measure(bench, &mut findings, &tasks)).await {
         say(&format!("{name}: {failure}"));
     }
     print(&if json {
@@ -46,6 +46,11 @@ async fn measure(bench: &Bench, findings: &mut Findings, tasks: &Tasks) -> Resul
         "websocket" => websocket::run(findings, tasks).await,
         "issue" => issue::run(findings),
         "footprint" => footprint::run(findings).await,
+        "relay" => relay::run(findings).await,
+        "idle" => idle::run(findings, tasks).await,
+        "cut" => cut::run(findings, tasks).await,
+        "failover" => failover::run(findings, tasks).await,
+        "slow" => slow::run(findings, tasks).await,
         name => Err(Failure::internal(format!(
             "{name} is listed and not written"
         ))),

@@ -7,7 +7,7 @@ use process::Failure;
 use crate::command::say;
 use crate::figure::{Findings, PAIRS, median};
 use crate::machine::output;
-use crate::ours::{self, shipped_proxy};
+use crate::ours::{self, shipped};
 use crate::peers::{Workshop, upstream};
 
 /// Measures it.
@@ -50,6 +50,8 @@ async fn packages() -> Result<f64, Failure> {
 }
 
 fn size() -> Option<f64> {
-    let bytes = std::fs::metadata(shipped_proxy().ok()?).ok()?.len();
+    let bytes = std::fs::metadata(shipped("keyward-proxy").ok()?)
+        .ok()?
+        .len();
     Some(f64::from(u32::try_from(bytes).ok()?))
 }

@@ -27,7 +27,7 @@ pub(crate) struct Wanted {
 }
 
 /// All of them.
-pub(crate) const BENCHES: [Bench; 5] = [
+pub(crate) const BENCHES: [Bench; 10] = [
     Bench {
         name: "swap",
         shows: "10 rotations a second for 100 s under 64 concurrent calls, half on new connections, and 16 open event streams; then 10,000 swaps in all",
@@ -124,6 +124,119 @@ pub(crate) const BENCHES: [Bench; 5] = [
             },
         ],
     },
+    Bench {
+        name: "relay",
+        shows: "CPU time of the whole path client, edge, proxy, upstream: a small keep-alive request and a megabyte, on one core",
+        peer: "rathole, its hop plain or Noise, in front of nginx; ssh -R and bore in front of the same nginx are reported",
+        figures: &[
+            Wanted {
+                id: "relay.plain_64",
+                what: "CPU microseconds a request, 64 connections",
+                bar: 0.7,
+            },
+            Wanted {
+                id: "relay.plain_512",
+                what: "CPU microseconds a request, 512 connections",
+                bar: 0.7,
+            },
+            Wanted {
+                id: "relay.noise_64",
+                what: "CPU microseconds a request, 64 connections",
+                bar: 0.6,
+            },
+            Wanted {
+                id: "relay.noise_512",
+                what: "CPU microseconds a request, 512 connections",
+                bar: 0.6,
+            },
+            Wanted {
+                id: "relay.plain_1",
+                what: "CPU microseconds a request, 1 connection",
+                bar: 0.95,
+            },
+            Wanted {
+                id: "relay.mb",
+                what: "CPU milliseconds a megabyte, downloads of 16 MiB",
+                bar: 0.75,
+            },
+            Wanted {
+                id: "relay.p50",
+                what: "p50 of a call in microseconds, 1 connection",
+                bar: 1.0,
+            },
+        ],
+    },
+    Bench {
+        name: "idle",
+        shows: "memory (PSS) of 10,000 idle agents' connections after 64 KiB each way on each, and of 1,000 connected tunnels",
+        peer: "nobody",
+        figures: &[
+            Wanted {
+                id: "idle.edge",
+                what: "KiB of the edge for a connection",
+                bar: 20.0,
+            },
+            Wanted {
+                id: "idle.proxy",
+                what: "KiB of the proxy for a connection",
+                bar: 30.0,
+            },
+            Wanted {
+                id: "idle.tunnel",
+                what: "KiB of the edge for a tunnel with two connections of its proxy",
+                bar: 60.0,
+            },
+        ],
+    },
+    Bench {
+        name: "cut",
+        shows: "100 times a secret archived or a token rotated with cut_old_after_seconds 0, two edges on one PostgreSQL",
+        peer: "nobody",
+        figures: &[Wanted {
+            id: "cut.p99",
+            what: "seconds from the request to the end of every connection bound to it, p99",
+            bar: 1.0,
+        }],
+    },
+    Bench {
+        name: "slow",
+        shows: "what 64 agents that stop reading, 100,000 that hang up and one at ten times its limit do to everybody else",
+        peer: "itself without them, in windows of 3 s that alternate 14 times",
+        figures: &[
+            Wanted {
+                id: "slow.stalled",
+                what: "p99 of the others' calls in microseconds",
+                bar: 2.0,
+            },
+            Wanted {
+                id: "slow.flood",
+                what: "p99 of the others' calls in microseconds",
+                bar: 1.2,
+            },
+            Wanted {
+                id: "slow.aborted",
+                what: "connections of the proxy that ended",
+                bar: 0.0,
+            },
+        ],
+    },
+    Bench {
+        name: "failover",
+        shows: "an edge killed with kill -9 under load and restarted; one of two edges killed under the agent's calls",
+        peer: "nobody",
+        figures: &[
+            Wanted {
+                id: "failover.back",
+                what: "seconds from the edge's start to the return of every connection of every proxy, the slowest of 7",
+                bar: 3.0,
+            },
+            Wanted {
+                id: "failover.failed",
+                what: "calls through the agent that began after the kill and failed",
+                bar: 0.0,
+            },
+        ],
+    },
 ];
 
 /// For a person.
@@ -154,6 +267,11 @@ impl Bench {
 
     /// Whether the bar of a figure is a ratio.
     fn ratio(&self, id: &str) -> bool {
-        self.name != "footprint" && (self.name != "swap" || id == "swap.p99")
+        match self.name {
+            "footprint" | "idle" | "cut" | "failover" => false,
+            "swap" => id == "swap.p99",
+            "slow" => id != "slow.aborted",
+            _ => true,
+        }
     }
 }

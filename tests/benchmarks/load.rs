@@ -1,10 +1,12 @@
 //! Load generators on their own core, and what they printed.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use process::Failure;
 
 use crate::machine::{LOAD, output};
+use crate::peers::text;
 
 /// What a load generator saw.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,15 +21,34 @@ pub(crate) struct Seen {
     pub p99: Option<f64>,
 }
 
-/// wrk: HTTP/1.1 with keep-alive over `connections`.
+/// For wrk's `-s`: whatever the name in the URL, which goes into the `ClientHello`, loopback is loaded.
+pub(crate) const ON_LOOPBACK: &str =
+    "function wrk.resolve(_, service) wrk.addrs = wrk.lookup('127.0.0.1', service) end\n";
+
+/// wrk: HTTP/1.1 with keep-alive over `connections` to `localhost`.
 pub(crate) async fn wrk(
     address: SocketAddr,
     connections: u32,
     seconds: u32,
 ) -> Result<Seen, Failure> {
     let url = format!("https://localhost:{}/", address.port());
+    run_wrk(&[&url], connections, seconds).await
+}
+
+/// The same under the name `host`; `script` is a file with [`ON_LOOPBACK`].
+pub(crate) async fn wrk_named(
+    (host, script): (&str, &Path),
+    address: SocketAddr,
+    connections: u32,
+    seconds: u32,
+) -> Result<Seen, Failure> {
+    let url = format!("https://{host}:{}/", address.port());
+    run_wrk(&["-s", text(script), &url], connections, seconds).await
+}
+
+async fn run_wrk(more: &[&str], connections: u32, seconds: u32) -> Result<Seen, Failure> {
     let (connections, duration) = (format!("-c{connections}"), format!("-d{seconds}s"));
-    let text = output(&[
+    let words = [
         "taskset",
         "-c",
         LOAD,
@@ -36,10 +57,9 @@ pub(crate) async fn wrk(
         &connections,
         &duration,
         "--latency",
-        &url,
-    ])
-    .await?;
-    read_wrk(&text).ok_or_else(|| Failure::internal("wrk had failures").cause(text))
+    ];
+    let said = output(&[&words, more].concat()).await?;
+    read_wrk(&said).ok_or_else(|| Failure::internal("wrk had failures").cause(said))
 }
 
 /// h2load: HTTP/2, 8 connections with 32 streams each.
@@ -53,9 +73,15 @@ pub(crate) async fn h2load(address: SocketAddr, seconds: u32) -> Result<Seen, Fa
     read_h2load(&text).ok_or_else(|| Failure::internal("h2load had failures").cause(text))
 }
 
-/// curl: `times` downloads of `path` over one HTTP/1.1 connection. Gives the bytes that came.
-pub(crate) async fn download(address: SocketAddr, path: &str, times: u32) -> Result<f64, Failure> {
-    let url = format!("https://localhost:{}{path}?[1-{times}]", address.port());
+/// curl: `times` downloads of `path` of `host` over one HTTP/1.1 connection. Gives the bytes that came.
+pub(crate) async fn download(
+    host: &str,
+    address: SocketAddr,
+    path: &str,
+    times: u32,
+) -> Result<f64, Failure> {
+    let url = format!("https://{host}:{}{path}?[1-{times}]", address.port());
+    let resolve = format!("{host}:{}:{}", address.port(), address.ip());
     let text = output(&[
         "taskset",
         "-c",
@@ -67,6 +93,8 @@ pub(crate) async fn download(address: SocketAddr, path: &str, times: u32) -> Res
         "/dev/null",
         "-w",
         "%{size_download}\n",
+        "--resolve",
+        &resolve,
         &url,
     ])
     .await?;

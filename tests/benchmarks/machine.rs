@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use process::Failure;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
@@ -85,18 +86,31 @@ impl Program {
         family(self.pid).into_iter().map(resident_mib).sum()
     }
 
+    /// Proportional set size in KiB, its children's included: resident memory, what is shared counted in part.
+    pub(crate) fn proportional_kib(&self) -> f64 {
+        family(self.pid).into_iter().map(proportional_kib).sum()
+    }
+
     /// Ends it and waits for that.
     pub(crate) async fn stop(mut self) {
         self.terminate();
         let _ = self.child.wait().await;
     }
 
+    /// Ends it without asking it, and waits for that.
+    pub(crate) async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        let _ = self.child.wait().await;
+    }
+
     fn terminate(&self) {
-        let pid = i32::try_from(self.pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = kill_process(pid, signal);
         }
     }
 }
@@ -149,6 +163,14 @@ pub(crate) fn resident_mib(pid: u32) -> f64 {
             .ok()
     });
     kib.map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+/// Proportional set size of one process in KiB; not a number when it is gone.
+fn proportional_kib(pid: u32) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+    kib.unwrap_or(f64::NAN)
 }
 
 /// A port of loopback that was free a moment ago.
@@ -208,9 +230,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(family(busy.pid).len() > 1 && busy.resident_mib() > 0.1);
+        assert!(busy.proportional_kib() > 10.0);
         for pid in family(busy.pid).into_iter().skip(1) {
-            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            kill_process(pid, Signal::TERM).unwrap();
         }
         busy.stop().await;
     }

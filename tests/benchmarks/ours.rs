@@ -31,7 +31,7 @@ pub(crate) async fn proxy(shop: &Workshop, upstream: SocketAddr) -> Result<Ours,
             shop.path("key.pem").display(),
         ),
     )?;
-    let program = shipped_proxy()?;
+    let program = shipped("keyward-proxy")?;
     let server = launch(
         shop,
         MEASURED,
@@ -42,12 +42,12 @@ pub(crate) async fn proxy(shop: &Workshop, upstream: SocketAddr) -> Result<Ours,
     Ok(Ours { server, websocket })
 }
 
-/// The proxy of the profile `dist`, whose folder is beside that of this program.
-pub(crate) fn shipped_proxy() -> Result<PathBuf, Failure> {
+/// A program of the profile `dist`, whose folder is beside that of this program.
+pub(crate) fn shipped(name: &str) -> Result<PathBuf, Failure> {
     let here = std::env::current_exe()
         .map_err(|error| Failure::internal("cannot find this program").caused_by(&error))?;
     let target = here.ancestors().nth(2).unwrap_or(&here);
-    let path = target.join("dist/keyward-proxy");
+    let path = target.join("dist").join(name);
     if path.exists() {
         return Ok(path);
     }

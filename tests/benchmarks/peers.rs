@@ -26,7 +26,7 @@ impl Workshop {
         let shop = Self { folder };
         let (key, certificate) = (shop.path("key.pem"), shop.path("cert.pem"));
         let request: Vec<&str> = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
-            -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext extendedKeyUsage=serverAuth -addext basicConstraints=critical,CA:FALSE"
+            -addext subjectAltName=DNS:localhost,DNS:*.bench.example,IP:127.0.0.1 -addext extendedKeyUsage=serverAuth -addext basicConstraints=critical,CA:FALSE"
             .split_whitespace()
             .chain(["-keyout", text(&key), "-out", text(&certificate)])
             .collect();
@@ -110,7 +110,7 @@ pub(crate) async fn nginx(
     };
     let (certificate, key) = (shop.path("cert.pem"), shop.path("key.pem"));
     let http = format!(
-        "upstream u {{ server {upstream}; keepalive 128; keepalive_requests 100000000; }} \
+        "upstream u {{ server {upstream}; keepalive 1024; keepalive_requests 100000000; }} \
          server {{ listen {address} ssl http2 backlog=4096; ssl_certificate {}; ssl_certificate_key {}; \
          location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_buffering off; {size}}} }}",
         certificate.display(),

@@ -133,9 +133,9 @@ async fn megabytes(id: &str, sides: &[(&'static str, Server)]) -> Costs {
 
 /// CPU milliseconds a megabyte (10^6 bytes) carried.
 async fn megabyte_cost(program: &Program, server: &Server) -> Result<f64, Failure> {
-    let _ = download(server.address, "/big", 4).await?;
+    let _ = download("localhost", server.address, "/big", 4).await?;
     let before = program.cpu_seconds();
-    let bytes = download(server.address, "/big", DOWNLOADS).await?;
+    let bytes = download("localhost", server.address, "/big", DOWNLOADS).await?;
     let used = program.cpu_seconds() - before;
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
     let wanted = BIG as f64 * f64::from(DOWNLOADS);

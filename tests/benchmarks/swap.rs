@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::command::say;
 use crate::figure::Findings;
 use crate::machine::{MEASURED, output, resident_mib};
-use crate::ours::shipped_proxy;
+use crate::ours::shipped;
 
 /// Pairs of windows, and how long each is.
 const WINDOWS: u32 = 20;
@@ -41,7 +41,7 @@ const WARM: Duration = Duration::from_secs(5);
 /// Measures all of it.
 pub(crate) async fn run(findings: &mut Findings, tasks: &Tasks) -> Result<(), Failure> {
     let mut programs = Programs::beside().map_err(|error| error.failure())?;
-    programs.proxy = shipped_proxy()?;
+    programs.proxy = shipped("keyward-proxy")?;
     let mut options = StackOptions::new(programs);
     "warn".clone_into(&mut options.log_level);
     let stack = Stack::start(options, tasks)
