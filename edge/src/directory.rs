@@ -11,6 +11,7 @@
 //! dials or stores, and no credential is ever held: only SHA-256 of it.
 
 mod live;
+mod tables;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,8 +27,10 @@ use tokio::sync::watch;
 use crate::access::Access;
 
 pub use live::{Live, LiveConnection};
+pub use tables::Version;
 
 use live::Lives;
+use tables::Tables;
 
 /// `edge.md` section 5: this long without the database, and new work is refused.
 pub const STALE_LIMIT: Duration = Duration::from_secs(60);
@@ -107,9 +110,11 @@ pub enum Refusal {
 #[error("the database does not answer")]
 pub struct Unanswered;
 
-/// Reads one tunnel by its id. Called for each credential that a proxy presents.
+/// Reads one tunnel by its id, and how new that is. Called for each credential that a proxy presents.
 pub type Load = Arc<
-    dyn Fn(String) -> BoxFuture<'static, Result<Option<TunnelEntry>, Unanswered>> + Send + Sync,
+    dyn Fn(String) -> BoxFuture<'static, Result<(Option<TunnelEntry>, Version), Unanswered>>
+        + Send
+        + Sync,
 >;
 
 /// The table. Clones share it.
@@ -129,14 +134,14 @@ struct Shared {
     lives: Lives,
 }
 
-#[derive(Default)]
-struct Tables {
-    by_id: HashMap<String, Slot>,
-    /// Domain to id.
-    by_domain: HashMap<String, String>,
+impl TunnelEntry {
+    fn is_same(&self, other: &Self) -> bool {
+        self.domain == other.domain
+            && self.standing == other.standing
+            && self.credentials == other.credentials
+            && Access::is_same(&self.access, &other.access)
+    }
 }
-
-type Slot = watch::Sender<Arc<TunnelEntry>>;
 
 impl Directory {
     /// An empty table of the edge `instance` (told to proxies; different on each edge, not secret).
@@ -156,43 +161,31 @@ impl Directory {
         }
     }
 
-    /// Adds or replaces a tunnel. Returns when everybody who watches it has been told; what they do about
-    /// it is [`settled`](Self::settled).
+    /// Adds or replaces a tunnel, however new it is. Returns when everybody who watches it has been told;
+    /// what they do about it is [`settled`](Self::settled).
     pub fn put(&self, entry: TunnelEntry) {
         let mut tables = self.write();
-        if let Some(before) = tables
-            .by_id
-            .get(&entry.id)
-            .map(|slot| slot.borrow().clone())
-            && before.domain != entry.domain
-        {
-            tables.by_domain.remove(&before.domain);
-        }
-        tables
-            .by_domain
-            .insert(entry.domain.clone(), entry.id.clone());
-        let entry = Arc::new(entry);
-        if let Some(slot) = tables.by_id.get(&entry.id) {
-            slot.send_replace(entry);
-        } else {
-            let id = entry.id.clone();
-            tables.by_id.insert(id, Slot::new(entry));
-        }
+        let version = tables.version(&entry.id).unwrap_or_default();
+        tables.put(Arc::new(entry), version);
+    }
+
+    /// As [`put`](Self::put), unless what is known about this tunnel is newer. `true`: something changed.
+    pub fn put_at(&self, entry: Arc<TunnelEntry>, version: Version) -> bool {
+        let mut tables = self.write();
+        tables.version(&entry.id) <= Some(version) && tables.put(entry, version)
     }
 
     /// Forgets a tunnel; whatever is open on it ends as if it were archived.
     pub fn remove(&self, id: &str) {
         let mut tables = self.write();
-        let Some(slot) = tables.by_id.remove(id) else {
-            return;
-        };
-        let last = slot.borrow().clone();
-        tables.by_domain.remove(&last.domain);
-        slot.send_replace(Arc::new(TunnelEntry {
-            standing: Standing::Archived,
-            credentials: Vec::new(),
-            ..TunnelEntry::clone(&last)
-        }));
+        let version = tables.version(id).unwrap_or_default();
+        tables.remove(id, version);
+    }
+
+    /// As [`remove`](Self::remove), unless what is known about this tunnel is newer. `true`: it was there.
+    pub fn remove_at(&self, id: &str, version: Version) -> bool {
+        let mut tables = self.write();
+        tables.version(id) <= Some(version) && tables.remove(id, version)
     }
 
     /// The database answered just now: to be called for each successful reading of the change counter.
@@ -235,20 +228,18 @@ impl Directory {
         if route.is_empty() {
             return None;
         }
-        let tables = self.read();
-        let slot = tables.by_id.get(tables.by_domain.get(domain)?)?;
-        Some(slot.borrow().clone())
+        self.read().of_domain(domain)
     }
 
     /// A tunnel by its id.
     pub fn tunnel(&self, id: &str) -> Option<Arc<TunnelEntry>> {
-        self.read().by_id.get(id).map(|slot| slot.borrow().clone())
+        self.read().slot(id).map(|slot| slot.borrow().clone())
     }
 
     /// The entry of a tunnel and every change of it; after [`remove`](Self::remove) an archived one, then
     /// the end.
     pub fn watch(&self, id: &str) -> Option<watch::Receiver<Arc<TunnelEntry>>> {
-        self.read().by_id.get(id).map(watch::Sender::subscribe)
+        self.read().slot(id).map(watch::Sender::subscribe)
     }
 
     /// Whether `credential` opens a connection of tunnel `id` now. Reads the database where there is one;
@@ -329,13 +320,13 @@ impl Directory {
             return Ok(self.tunnel(id));
         };
         match tokio::time::timeout(LOAD_LIMIT, load(id.to_owned())).await {
-            Ok(Ok(Some(entry))) => {
-                self.put(entry);
+            Ok(Ok((found, version))) => {
+                match found {
+                    Some(entry) => self.put_at(Arc::new(entry), version),
+                    None => self.remove_at(id, version),
+                };
+                // Which may be newer than what was found.
                 Ok(self.tunnel(id))
-            }
-            Ok(Ok(None)) => {
-                self.remove(id);
-                Ok(None)
             }
             Ok(Err(Unanswered)) | Err(_) if self.is_stale() => Err(Refusal::Unavailable),
             Ok(Err(Unanswered)) | Err(_) => Ok(self.tunnel(id)),

@@ -15,7 +15,9 @@ use process::{Clock, Failure, Tasks};
 use tokio::sync::Mutex;
 
 use crate::access::{Access, AccessSettings, Limits};
-use crate::directory::{CredentialEntry, Directory, Load, Standing, TunnelEntry, Unanswered};
+use crate::directory::{
+    CredentialEntry, Directory, Load, Standing, TunnelEntry, Unanswered, Version,
+};
 use crate::state::{DatabaseError, LiveRow, Snapshot, SnapshotTunnel, State};
 
 /// Between two readings of the change counter.
@@ -38,7 +40,7 @@ pub struct Filler {
 #[derive(Default)]
 struct Round {
     snapshot: Snapshot,
-    put: BTreeMap<String, (SnapshotTunnel, TunnelEntry)>,
+    put: BTreeMap<String, (SnapshotTunnel, Arc<TunnelEntry>)>,
     /// Tunnels of which something that was cut is still open.
     unsettled: BTreeSet<String>,
     /// The last change of which nothing is left to do.
@@ -63,10 +65,11 @@ impl Filler {
         Arc::new(move |id| {
             let (state, clock) = (state.clone(), clock.clone());
             async move {
-                let now = seconds(clock.wall());
+                let (now, boot) = (seconds(clock.wall()), clock.boot());
                 let found = state.snapshot_tunnel(&id, now).await;
-                let found = found.map_err(|_| Unanswered)?;
-                Ok(found.map(|tunnel| entry(&id, &at(&tunnel, now), now)))
+                let (found, change) = found.map_err(|_| Unanswered)?;
+                let found = found.map(|tunnel| entry(&id, &at(&tunnel, now), now));
+                Ok((found, Version { change, at: boot }))
             }
             .boxed()
         })
@@ -98,13 +101,17 @@ impl Filler {
     /// [`DatabaseError`]: the directory keeps what it has.
     pub async fn refresh(&self) -> Result<(), DatabaseError> {
         let mut round = self.round.lock().await;
-        let now = seconds(self.clock.wall());
+        let (now, boot) = (seconds(self.clock.wall()), self.clock.boot());
         let change = self.state.last_change().await?;
         self.directory.heard();
         if change != round.snapshot.change || round.put.is_empty() {
             round.snapshot = self.state.snapshot(now).await?;
         }
-        let changed = self.put(&mut round, now);
+        let version = Version {
+            change: round.snapshot.change,
+            at: boot,
+        };
+        let changed = self.put(&mut round, now, version);
         round.unsettled.extend(changed);
         for id in round.unsettled.clone() {
             if self.directory.settled(&id, SETTLE).await {
@@ -121,28 +128,25 @@ impl Filler {
         self.report(&mut round, now).await
     }
 
-    /// Puts what differs from what the directory has; the ids of that. Compared with the directory itself
-    /// and not with the last round: one who authenticates puts what was read a moment before, which may be
-    /// older than what was put meanwhile.
-    fn put(&self, round: &mut Round, now: u64) -> Vec<String> {
+    /// Puts everything, as new as `version`; the ids of what differs from what the directory had.
+    fn put(&self, round: &mut Round, now: u64, version: Version) -> Vec<String> {
         let mut before = std::mem::take(&mut round.put);
         let mut changed = Vec::new();
         for (id, tunnel) in &round.snapshot.tunnels {
             let tunnel = at(tunnel, now);
             let wanted = match before.remove(id) {
                 Some((seen, entry)) if seen == tunnel => entry,
-                _ => entry(id, &tunnel, now),
+                _ => Arc::new(entry(id, &tunnel, now)),
             };
-            let known = self.directory.tunnel(id);
-            if !known.is_some_and(|known| is_same(&known, &wanted)) {
-                self.directory.put(wanted.clone());
+            if self.directory.put_at(Arc::clone(&wanted), version) {
                 changed.push(id.clone());
             }
             round.put.insert(id.clone(), (tunnel, wanted));
         }
         for id in before.into_keys() {
-            self.directory.remove(&id);
-            changed.push(id);
+            if self.directory.remove_at(&id, version) {
+                changed.push(id);
+            }
         }
         changed
     }
@@ -187,13 +191,6 @@ fn at(tunnel: &SnapshotTunnel, now: u64) -> SnapshotTunnel {
         }
     }
     tunnel
-}
-
-fn is_same(one: &TunnelEntry, other: &TunnelEntry) -> bool {
-    one.domain == other.domain
-        && one.standing == other.standing
-        && one.credentials == other.credentials
-        && Access::is_same(&one.access, &other.access)
 }
 
 fn entry(id: &str, tunnel: &SnapshotTunnel, now: u64) -> TunnelEntry {

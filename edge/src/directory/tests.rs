@@ -134,12 +134,67 @@ async fn memory_decides_while_the_database_is_silent() {
     let bound = directory.authenticate("tnl_1", b"secret-a").await;
     assert_eq!(bound.unwrap().credential, "a");
 
-    let newest: Load =
-        Arc::new(|_| Box::pin(async { Ok(Some(entry(vec![credential("b", "secret-b")]))) }));
+    let newest = read(Some(entry(vec![credential("b", "secret-b")])), 1);
     let directory = Directory::new("edg_1".to_owned(), Arc::new(SystemClock), Some(newest));
     directory.put(entry(vec![credential("a", "secret-a")]));
     let old = directory.authenticate("tnl_1", b"secret-a").await;
     assert_eq!(old, Err(Refusal::Credential), "the database decides");
     let new = directory.authenticate("tnl_1", b"secret-b").await;
     assert_eq!(new.unwrap().credential, "b");
+}
+
+/// A database that says this, as of the change `change`.
+fn read(found: Option<TunnelEntry>, change: u64) -> Load {
+    Arc::new(move |_| {
+        let found = found.clone();
+        let version = Version {
+            change,
+            ..Version::default()
+        };
+        Box::pin(async move { Ok((found, version)) })
+    })
+}
+
+#[tokio::test]
+async fn what_was_read_before_a_change_does_not_replace_what_was_read_after_it() {
+    let version = |change| Version {
+        change,
+        ..Version::default()
+    };
+    let old = || entry(vec![credential("a", "secret-a")]);
+    let new = || Arc::new(entry(vec![credential("b", "secret-b")]));
+    let with = |load| Directory::new("edg_1".to_owned(), Arc::new(SystemClock), Some(load));
+
+    let directory = with(read(Some(old()), 1));
+    assert!(directory.put_at(new(), version(2)));
+    assert!(
+        !directory.put_at(new(), version(3)),
+        "nothing changed by that"
+    );
+    let refused = directory.authenticate("tnl_1", b"secret-a").await;
+    assert_eq!(refused, Err(Refusal::Credential));
+    let bound = directory.authenticate("tnl_1", b"secret-b").await;
+    assert_eq!(bound.unwrap().credential, "b");
+    assert!(!directory.put_at(Arc::new(old()), version(2)));
+    // What has passed since, without a change, counts as newer.
+    let later = Version {
+        at: Duration::from_secs(1),
+        ..version(3)
+    };
+    assert!(directory.put_at(Arc::new(entry(Vec::new())), later));
+    assert!(!directory.put_at(new(), version(3)));
+
+    let directory = with(read(None, 1));
+    directory.put_at(new(), version(2));
+    let bound = directory.authenticate("tnl_1", b"secret-b").await;
+    assert!(bound.is_ok(), "it was made after that was read");
+
+    let directory = with(read(Some(old()), 1));
+    directory.put_at(new(), version(2));
+    directory.remove_at("tnl_1", version(3));
+    let refused = directory.authenticate("tnl_1", b"secret-a").await;
+    assert_eq!(refused, Err(Refusal::Credential));
+    assert!(directory.tunnel("tnl_1").is_none(), "and stays away");
+    directory.put_at(new(), version(4));
+    assert!(directory.tunnel("tnl_1").is_some());
 }

@@ -18,6 +18,7 @@ on_both!(
     what_is_connected_is_listed_and_when_it_was_used,
     memory_decides_while_the_database_is_silent_and_not_for_ever,
     an_old_entry_that_somebody_put_does_not_stay,
+    a_credential_that_was_archived_while_it_was_looked_up_opens_nothing_after_that,
 );
 
 struct Edge {
@@ -302,4 +303,51 @@ async fn an_old_entry_that_somebody_put_does_not_stay(given: Stage) {
     edge.filler.refresh().await.unwrap();
     let entry = edge.directory.tunnel(&id).unwrap();
     assert!(entry.credentials.iter().all(|known| known.id != secret));
+}
+
+async fn a_credential_that_was_archived_while_it_was_looked_up_opens_nothing_after_that(
+    given: Stage,
+) {
+    let id = tunnel(&given).await;
+    let secret = add(&given, &id, "s").await;
+    let edge = Edge::new(&given, &given.state, "one");
+    // Authentication reads, then somebody archives and the directory hears of it, then it writes.
+    let load = Filler::load(given.state.clone(), given.clock.clone());
+    let (found, version) = load(id.clone()).await.unwrap();
+    let by = given.by();
+    given.state.archive_secret(&by, &id, &secret).await.unwrap();
+    edge.filler.refresh().await.unwrap();
+    let listed = || {
+        let entry = edge.directory.tunnel(&id).unwrap();
+        entry.credentials.iter().any(|known| known.id == secret)
+    };
+    assert!(!listed());
+    assert!(!edge.directory.put_at(Arc::new(found.unwrap()), version));
+    assert!(!listed());
+    // The other way round: a round that read earlier does not take back what was read since.
+    let slow = Edge::new(&given, &given.state, "two");
+    slow.filler.refresh().await.unwrap();
+    let (stale, change) = given
+        .state
+        .snapshot_tunnel(&id, given.clock.seconds())
+        .await
+        .unwrap();
+    let suspended = given.state.suspend_tunnel(&by, &id, None).await.unwrap().1;
+    assert_eq!(suspended, change + 1, "the number is exact");
+    assert_eq!(
+        slow.opens(&id, "s").await,
+        Err(Refusal::Credential),
+        "it is archived, and the tunnel is read as suspended"
+    );
+    assert_eq!(
+        slow.directory.tunnel(&id).unwrap().standing,
+        Standing::Suspended
+    );
+    let earlier = entry(&id, &stale.unwrap(), given.clock.seconds());
+    let at = slow.filler.clock.boot();
+    assert!(
+        !slow
+            .directory
+            .put_at(Arc::new(earlier), Version { change, at })
+    );
 }

@@ -76,12 +76,7 @@ impl State {
         .execute(&mut *change.transaction)
         .await?;
         let number = change
-            .commit(Entry {
-                action: "tunnel_access_changed",
-                tunnel: Some(tunnel),
-                target: Some(tunnel),
-                reason: None,
-            })
+            .commit(Entry::of("tunnel_access_changed", tunnel, tunnel))
             .await?;
         Ok((Versioned { version, access }, number))
     }

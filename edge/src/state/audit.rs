@@ -17,6 +17,22 @@ pub struct Entry<'a> {
     pub reason: Option<&'a str>,
 }
 
+impl<'a> Entry<'a> {
+    /// `action` was done to `target`, a part of `tunnel` or the tunnel itself.
+    pub(super) fn of(action: &'a str, tunnel: &'a str, target: &'a str) -> Self {
+        Self {
+            action,
+            tunnel: Some(tunnel),
+            target: Some(target),
+            reason: None,
+        }
+    }
+
+    pub(super) fn because(self, reason: Option<&'a str>) -> Self {
+        Self { reason, ..self }
+    }
+}
+
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

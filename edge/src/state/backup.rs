@@ -199,12 +199,7 @@ impl State {
     ///
     /// [`BackupError`]: then the file is no backup.
     pub async fn backup(&self, by: &By, out: &mut impl Write) -> Result<u64, BackupError> {
-        let mut transaction = self.pool.begin().await?;
-        if transaction.backend_name() == "PostgreSQL" {
-            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                .execute(&mut *transaction)
-                .await?;
-        }
+        let mut transaction = self.one_moment().await?;
         let (change,): (i64,) = sqlx::query_as("SELECT value FROM sequence WHERE name = 'change'")
             .fetch_one(&mut *transaction)
             .await?;

@@ -42,7 +42,7 @@ impl State {
         .await?;
         if let Some((sequence, jws, signer, next)) = &last {
             if unsigned(*sequence) == bundle.sequence && *jws == bundle.jws {
-                return Ok(unsigned(change.number) - 1);
+                return Ok(change.nothing().await?);
             }
             refuse(bundle, unsigned(*sequence), signer, next.as_deref())?;
         }
@@ -63,12 +63,7 @@ impl State {
         .await?;
         let target = bundle.sequence.to_string();
         let number = change
-            .commit(Entry {
-                action: "tunnel_bundle_put",
-                tunnel: Some(tunnel),
-                target: Some(&target),
-                reason: None,
-            })
+            .commit(Entry::of("tunnel_bundle_put", tunnel, &target))
             .await?;
         Ok(number)
     }

@@ -104,8 +104,7 @@ impl State {
         change.tunnel(tunnel).await?;
         let found = change.certificate(tunnel, id).await?;
         if found.archived_at.is_some() {
-            drop(change);
-            return Ok((found, self.last_change().await?));
+            return Ok((found, change.nothing().await?));
         }
         let archive = "UPDATE certificate SET archived_at = $1 WHERE id = $2";
         change.stamp(archive, id).await?;
@@ -192,14 +191,7 @@ impl Change<'_> {
         (action, id): (&str, &str),
     ) -> Result<(api::Certificate, u64), ChangeError> {
         let certificate = self.certificate(tunnel, id).await?;
-        let number = self
-            .commit(Entry {
-                action,
-                tunnel: Some(tunnel),
-                target: Some(id),
-                reason: None,
-            })
-            .await?;
+        let number = self.commit(Entry::of(action, tunnel, id)).await?;
         Ok((certificate, number))
     }
 }

@@ -86,8 +86,7 @@ impl State {
                 let text = "this secret is archived and does not come back: make a new one";
                 return Err(ChangeError::Conflict(text.to_owned()));
             }
-            let (secret, number) = (secret.clone(), self.last_change().await?);
-            return Ok((secret, number));
+            return Ok((secret.clone(), change.nothing().await?));
         }
         if existing.iter().filter(|secret| !ended(secret)).count() >= MOST {
             let text = "two secrets are active already: archive one first";
@@ -128,8 +127,7 @@ impl State {
         let found = secrets.into_iter().find(|secret| secret.id == id);
         let secret = found.ok_or(ChangeError::NotFound("secret"))?;
         if secret.archived_at.is_some() {
-            drop(change);
-            return Ok((secret, self.last_change().await?));
+            return Ok((secret, change.nothing().await?));
         }
         let archive = "UPDATE connector_credential SET refused_at = $1, cut_at = $1 WHERE id = $2";
         change.stamp(archive, id).await?;
@@ -253,14 +251,7 @@ impl Change<'_> {
         let secrets = self.secrets(tunnel).await?;
         let found = secrets.into_iter().find(|secret| secret.id == id);
         let secret = found.ok_or(ChangeError::NotFound("secret"))?;
-        let number = self
-            .commit(Entry {
-                action,
-                tunnel: Some(tunnel),
-                target: Some(id),
-                reason: None,
-            })
-            .await?;
+        let number = self.commit(Entry::of(action, tunnel, id)).await?;
         Ok((secret, number))
     }
 }

@@ -102,6 +102,17 @@ impl State {
         })
     }
 
+    /// A transaction that only reads, all of it from one moment. `SQLite` gives no other.
+    async fn one_moment(&self) -> Result<Transaction<'static, Any>, DatabaseError> {
+        let mut transaction = self.pool.begin().await?;
+        if transaction.backend_name() == "PostgreSQL" {
+            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction)
+    }
+
     /// The number of the last change.
     ///
     /// # Errors
@@ -131,6 +142,13 @@ impl Change<'_> {
         audit::write(&mut self.transaction, self.by, entry, Outcome::Done).await?;
         self.transaction.commit().await?;
         Ok(unsigned(self.number))
+    }
+
+    /// Gives up, because what was asked for is so already. The number of the last change, which is the
+    /// one before: nobody counts up while this one is open.
+    async fn nothing(self) -> Result<u64, DatabaseError> {
+        self.transaction.rollback().await?;
+        Ok(unsigned(self.number - 1))
     }
 }
 

@@ -34,19 +34,16 @@ pub struct SnapshotTunnel {
 }
 
 impl State {
-    /// Reads everything. The number of the change is read first: what is changed meanwhile may be in the
-    /// answer already, and is read once more at the next poll.
+    /// Reads everything.
     ///
     /// # Errors
     ///
     /// [`DatabaseError`] if the database does not answer.
     pub async fn snapshot(&self, now: u64) -> Result<Snapshot, DatabaseError> {
-        let change = self.last_change().await?;
-        let tunnels = self.read_tunnels(None, now).await?;
-        Ok(Snapshot { change, tunnels })
+        self.read_tunnels(None, now).await
     }
 
-    /// Reads one tunnel.
+    /// Reads one tunnel, and the number of the last change that is in it.
     ///
     /// # Errors
     ///
@@ -55,17 +52,17 @@ impl State {
         &self,
         id: &str,
         now: u64,
-    ) -> Result<Option<SnapshotTunnel>, DatabaseError> {
-        Ok(self.read_tunnels(Some(id), now).await?.remove(id))
+    ) -> Result<(Option<SnapshotTunnel>, u64), DatabaseError> {
+        let mut snapshot = self.read_tunnels(Some(id), now).await?;
+        Ok((snapshot.tunnels.remove(id), snapshot.change))
     }
 
-    async fn read_tunnels(
-        &self,
-        only: Option<&str>,
-        now: u64,
-    ) -> Result<BTreeMap<String, SnapshotTunnel>, DatabaseError> {
+    async fn read_tunnels(&self, only: Option<&str>, now: u64) -> Result<Snapshot, DatabaseError> {
         let only = only.unwrap_or_default();
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.one_moment().await?;
+        let (change,): (i64,) = sqlx::query_as("SELECT value FROM sequence WHERE name = 'change'")
+            .fetch_one(&mut *transaction)
+            .await?;
         let mut tunnels = bare(&mut transaction, only).await?;
         let rows = sqlx::query(&format!(
             "SELECT {COLUMNS} FROM connector_credential
@@ -94,7 +91,8 @@ impl State {
             }
         }
         transaction.rollback().await?;
-        Ok(tunnels)
+        let change = unsigned(change);
+        Ok(Snapshot { change, tunnels })
     }
 }
 

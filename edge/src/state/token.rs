@@ -105,12 +105,7 @@ impl State {
         let value = sealed
             .and_then(|sealed| self.seal.unseal(&id, &sealed).ok())
             .ok_or(ChangeError::Unrevealable(lost))?;
-        let entry = Entry {
-            action: "tunnel_token_revealed",
-            tunnel: Some(tunnel),
-            target: Some(&id),
-            reason,
-        };
+        let entry = Entry::of("tunnel_token_revealed", tunnel, &id).because(reason);
         // Before the answer: a value that went out without a row would be worse than none.
         self.note(by, entry, Outcome::Done).await?;
         Ok(answer(id, &value))
@@ -134,8 +129,7 @@ impl State {
         if let Some(key) = rotation.idempotency_key {
             match self.earlier(&mut change, tunnel, key, &rotation).await? {
                 Earlier::Answered(token) => {
-                    drop(change);
-                    return Ok((token, self.last_change().await?));
+                    return Ok((token, change.nothing().await?));
                 }
                 Earlier::Other => {
                     let text = "idempotency-key: was used for another request";
@@ -151,14 +145,8 @@ impl State {
             self.remember(&mut change, tunnel, key, &rotation, &token)
                 .await?;
         }
-        let number = change
-            .commit(Entry {
-                action: "tunnel_token_rotated",
-                tunnel: Some(tunnel),
-                target: Some(&token.id),
-                reason: rotation.reason,
-            })
-            .await?;
+        let entry = Entry::of("tunnel_token_rotated", tunnel, &token.id);
+        let number = change.commit(entry.because(rotation.reason)).await?;
         Ok((token, number))
     }
 

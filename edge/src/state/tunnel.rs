@@ -59,14 +59,7 @@ impl State {
         .await?;
         token::mint(self, &mut change, &id).await?;
         let tunnel = change.tunnel(&id).await?;
-        let number = change
-            .commit(Entry {
-                action: "tunnel_created",
-                tunnel: Some(&id),
-                target: Some(&id),
-                reason: None,
-            })
-            .await?;
+        let number = change.commit(Entry::of("tunnel_created", &id, &id)).await?;
         Ok((tunnel, number))
     }
 
@@ -122,8 +115,7 @@ impl State {
         let mut change = self.change(by).await?;
         let before = change.tunnel(id).await?;
         if before.archived_at.is_some() {
-            drop(change);
-            return Ok((before, self.last_change().await?));
+            return Ok((before, change.nothing().await?));
         }
         for statement in [
             "UPDATE tunnel SET archived_at = $1 WHERE id = $2",
@@ -214,12 +206,7 @@ impl Change<'_> {
         reason: Option<&str>,
     ) -> Result<(api::Tunnel, u64), ChangeError> {
         let tunnel = self.tunnel(id).await?;
-        let entry = Entry {
-            action,
-            tunnel: Some(id),
-            target: Some(id),
-            reason,
-        };
+        let entry = Entry::of(action, id, id).because(reason);
         let number = self.commit(entry).await?;
         Ok((tunnel, number))
     }

@@ -12,6 +12,7 @@ use crate::tests::stage::Stage;
 on_both!(
     a_change_on_one_edge_is_seen_on_the_other,
     of_many_writers_at_once_two_get_a_place_and_no_number_is_lost,
+    what_is_so_already_is_answered_however_many_ask_at_once,
     an_assertion_buys_one_access_token_on_all_edges_together,
     an_access_token_ends_with_its_time_its_rule_and_its_issuer,
     a_change_counts_the_edges_that_act_on_it,
@@ -85,6 +86,28 @@ async fn of_many_writers_at_once_two_get_a_place_and_no_number_is_lost(given: St
         .collect();
     assert_eq!(numbers, (1..=3).collect());
     assert_eq!(given.state.last_change().await.unwrap(), 3);
+}
+
+async fn what_is_so_already_is_answered_however_many_ask_at_once(given: Stage) {
+    let by = given.by();
+    let id = given.state.create_tunnel(&by, None).await.unwrap().0.id;
+    let digest = sha256("s");
+    let added = given.state.create_secret(&by, &id, &digest).await.unwrap();
+    // More than there are connections: whoever held one and wanted another would wait for ever.
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..24 {
+        let (state, by) = (given.state.clone(), given.by());
+        let (id, digest) = (id.clone(), digest.clone());
+        tasks.spawn(async move { state.create_secret(&by, &id, &digest).await });
+    }
+    for repeated in tasks.join_all().await {
+        assert_eq!(repeated.unwrap(), added);
+    }
+    assert_eq!(given.state.last_change().await.unwrap(), 2);
+    assert_eq!(
+        given.actions(10).await,
+        ["tunnel_created", "tunnel_secret_added"]
+    );
 }
 
 async fn granted(given: &Stage) -> (Grant, Mark) {
