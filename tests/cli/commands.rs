@@ -282,6 +282,14 @@ async fn check_prints_a_configuration_that_means_the_same() {
     let note = "tunnels.main: the CA key is unsealed on the disk that holds /var/lib/t";
     assert_eq!(json["notes"], serde_json::json!([note]));
     assert!(first.stdout.ends_with(&format!("\n# note: {note}\n")));
+    let firewall = end(&mut keyward(&["check", "--firewall", "--config", path])).await;
+    assert_eq!(
+        (firewall.code, firewall.stdout.as_str()),
+        (
+            Some(0),
+            "in\ttcp\t127.0.0.1\t9463\thealth and metrics, this machine alone\n"
+        )
+    );
 }
 
 #[tokio::test]

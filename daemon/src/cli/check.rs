@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use process::Failure;
+use process::{Failure, Firewall};
 use serde::Serialize;
 
 use super::{DEFAULT_CONFIG, output};
@@ -17,6 +17,9 @@ pub(super) struct Arguments {
     /// Treat a warning as an error
     #[arg(long)]
     strict: bool,
+    /// Print what a firewall has to let through instead: direction, protocol, host, port, purpose
+    #[arg(long, conflicts_with = "json")]
+    firewall: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -42,6 +45,12 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
         ))
         .cause(warnings.join("; "))
         .next("change what they name, or check without --strict"));
+    }
+    if arguments.firewall {
+        // It dials nobody: what it makes is fetched over the control socket.
+        let mut firewall = Firewall::default();
+        firewall.listen(config.health.addr, "health and metrics");
+        return output::text(&firewall.to_string());
     }
     if arguments.json {
         let effective = serde_saphyr::from_str(&effective).map_err(|error| {

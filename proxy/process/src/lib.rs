@@ -7,6 +7,7 @@
 pub mod base64;
 mod clock;
 mod failure;
+mod firewall;
 mod harden;
 mod health;
 pub mod log;
@@ -19,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use clock::{Clock, SystemClock};
 pub use failure::{Exit, Failure};
+pub use firewall::Firewall;
 pub use health::{Health, Page};
 pub use tasks::{Drained, Tasks};
 
