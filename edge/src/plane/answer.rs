@@ -1,8 +1,8 @@
 //! Answers, good and bad, in the forms of the API.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
@@ -50,6 +50,8 @@ pub(super) struct Failed {
     message: String,
     /// Seconds.
     retry_after: Option<u64>,
+    /// With 405 (RFC 9110 §15.5.6).
+    allow: Option<String>,
     /// RFC 6749 §5.2 instead of the API's own form.
     oauth: Option<&'static str>,
 }
@@ -61,6 +63,7 @@ impl Failed {
             kind,
             message: message.into(),
             retry_after: None,
+            allow: None,
             oauth: None,
         }
     }
@@ -105,12 +108,17 @@ impl Failed {
         }
     }
 
-    pub(super) fn method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            api::ErrorKind::InvalidRequestError,
-            "Method not allowed here",
-        )
+    /// `allowed`: the methods that are.
+    pub(super) fn method(allowed: impl Iterator<Item = Method>) -> Self {
+        let allowed: Vec<String> = allowed.map(|method| method.to_string()).collect();
+        Self {
+            allow: Some(allowed.join(", ")),
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                api::ErrorKind::InvalidRequestError,
+                "Method not allowed here",
+            )
+        }
     }
 
     pub(super) fn too_large(most: usize) -> Self {
@@ -261,6 +269,9 @@ fn failure(failed: &Failed, request_id: &str) -> Response<Full<Bytes>> {
     *response.status_mut() = failed.status;
     if let Some(seconds) = failed.retry_after {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    if let Some(allowed) = failed.allow.as_deref().and_then(|text| text.parse().ok()) {
+        response.headers_mut().insert(ALLOW, allowed);
     }
     if failed.status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer");

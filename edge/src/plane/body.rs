@@ -17,36 +17,45 @@ use crate::assertion::object;
 pub(super) const LONGEST: usize = 64 * 1024;
 /// Longest body with a bundle in it, bytes.
 pub(super) const LONGEST_BUNDLE: usize = 256 * 1024;
+/// Of a body that is too large, so much more is thrown away, bytes.
+const THROWN_AWAY: usize = 1024 * 1024;
 /// A caller may take this long to send it.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// All of it.
+/// All of it. Of one that is too large, so much more is taken and thrown away as most senders still
+/// have, because whoever is cut off while it sends never reads why.
 pub(super) async fn read<B>(body: B, most: usize) -> Result<Bytes, Failed>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: std::fmt::Display,
 {
+    let borne = most + THROWN_AWAY;
     // Refused before a byte is read, if the caller said how many there are.
-    if body.size_hint().lower() > most as u64 {
+    if body.size_hint().lower() > borne as u64 {
         return Err(Failed::too_large(most));
     }
     let mut body = std::pin::pin!(body);
-    let mut read = Vec::new();
+    let (mut read, mut seen) = (Vec::new(), 0_usize);
     let reading = async {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Failed::invalid("The body broke off"))?;
             if let Ok(data) = frame.into_data() {
-                if read.len() + data.len() > most {
-                    return Err(Failed::too_large(most));
+                seen += data.len();
+                if seen <= most {
+                    read.extend_from_slice(&data);
+                } else if seen > borne {
+                    break;
                 }
-                read.extend_from_slice(&data);
             }
         }
-        Ok(())
+        Ok::<(), Failed>(())
     };
     tokio::time::timeout(LIMIT, reading)
         .await
         .map_err(|_| Failed::invalid("The body took longer than 10 seconds"))??;
+    if seen > most {
+        return Err(Failed::too_large(most));
+    }
     Ok(read.into())
 }
 
@@ -77,7 +86,27 @@ fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
 }
 
 fn from_object<T: DeserializeOwned>(object: serde_json::Map<String, Value>) -> Result<T, Failed> {
-    serde_json::from_value(Value::Object(object)).map_err(|why| Failed::invalid(why.to_string()))
+    let object = whole(Value::Object(object));
+    serde_json::from_value(object).map_err(|why| Failed::invalid(why.to_string()))
+}
+
+/// `1.0` is as whole as `1` (JSON Schema 2020-12, Validation §6.1.1).
+fn whole(value: Value) -> Value {
+    // As far as every whole number has a double of its own.
+    const MOST: f64 = 9_007_199_254_740_991.0;
+    match value {
+        Value::Array(list) => list.into_iter().map(whole).collect(),
+        Value::Object(object) => object.into_iter().map(|(k, v)| (k, whole(v))).collect(),
+        Value::Number(number) => {
+            let found = number.as_f64().filter(|_| number.is_f64());
+            match found.filter(|n| n.fract() == 0.0 && n.abs() <= MOST) {
+                #[allow(clippy::cast_possible_truncation, reason = "it was just compared")]
+                Some(found) => Value::from(found as i64),
+                None => Value::Number(number),
+            }
+        }
+        other => other,
+    }
 }
 
 /// A form (`application/x-www-form-urlencoded`) as an object; no name may be there twice (RFC 6749 §3.2).
@@ -96,7 +125,7 @@ pub(super) fn form<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failed> {
 }
 
 /// `%41` and `+`; `None` for what is neither or is no UTF-8.
-pub(super) fn percent_decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -116,6 +145,13 @@ pub(super) fn percent_decode(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_whole_however_it_is_written() {
+        let value = serde_json::json!({"a": [1.0, 1.5, 1e3, -2.0, 1e300, 7], "b": "1.0"});
+        let wanted = serde_json::json!({"a": [1, 1.5, 1000, -2, 1e300, 7], "b": "1.0"});
+        assert_eq!(whole(value), wanted);
+    }
 
     #[test]
     fn a_form_is_decoded_and_a_name_may_stand_once() {

@@ -104,7 +104,8 @@ pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, Failed> {
     }
     let choices = endpoints(&segments).ok_or_else(Failed::not_found)?;
     let found = choices.iter().find(|(wanted, _)| wanted == method);
-    let (_, endpoint) = found.ok_or_else(Failed::method)?;
+    let allowed = || choices.iter().map(|(method, _)| method.clone());
+    let (_, endpoint) = found.ok_or_else(|| Failed::method(allowed()))?;
     Ok(Route {
         endpoint: *endpoint,
         tunnel: tunnel.to_owned(),

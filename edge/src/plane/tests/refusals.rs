@@ -191,6 +191,8 @@ async fn a_broken_request_is_told_what_is_wrong(stage: Stage) {
     assert!(answer.status == 400 && answer.message().starts_with("anthropic-version"));
     assert_eq!(send(Method::GET, "/v1/nothing", &[], "").await.0, 404);
     assert_eq!(send(Method::DELETE, "/v1/tunnels", &[], "").await.0, 405);
+    let other = served.call(Method::PATCH, "/v1/tunnels", &[], "").await;
+    assert_eq!(other.headers["allow"], "POST, GET");
     assert_eq!(send(Method::GET, "/v1/tunnels/tnl_0", &[], "").await.0, 404);
     let (status, message) = send(
         Method::POST,
