@@ -37,6 +37,7 @@ pub struct Backed {
 
 impl Backed {
     /// Opens the state, made at the first start, and fills the directory of the edge `instance` once.
+    /// Without the database for `stale_limit` that refuses new work.
     ///
     /// # Errors
     ///
@@ -46,13 +47,15 @@ impl Backed {
         name: &str,
         instance: String,
         edge_ca_certificates: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+        stale_limit: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Failure> {
         let state = options.open_as(name, &by(&*clock)).await?;
         let organization = state.identity().await;
         let organization = organization.map_err(|error| unanswered(&error))?;
         let load = Filler::load(state.clone(), clock.clone());
-        let directory = Directory::new(instance, clock.clone(), Some(load));
+        let directory =
+            Directory::with_stale_limit(instance, clock.clone(), Some(load), stale_limit);
         let filler = Filler::new(state.clone(), directory.clone(), clock.clone());
         filler.refresh().await.map_err(|error| unanswered(&error))?;
         let plane = Plane::new(PlaneSettings {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use process::Failure;
 use serde::Deserialize;
 
+use crate::directory::STALE_LIMIT;
 use crate::relay::RelayLimits;
 
 /// Everything the edge needs to know.
@@ -32,6 +33,8 @@ pub struct Config {
     pub asns: Option<PathBuf>,
     /// Where health and metrics are read.
     pub health: SocketAddr,
+    /// So long without the database, and new work is refused.
+    pub stale_limit: Duration,
     /// How much and how long.
     pub limits: RelayLimits,
 }
@@ -47,6 +50,7 @@ struct Raw {
     asn_file: Option<PathBuf>,
     health: Option<RawHealth>,
     shutdown_timeout: Option<String>,
+    stale_limit: Option<String>,
     limits: Option<RawLimits>,
 }
 
@@ -121,6 +125,7 @@ impl Config {
             tunnels: raw.tunnels_file,
             asns: raw.asn_file,
             health: raw.health.map_or(Self::HEALTH, |health| health.listen_addr),
+            stale_limit: span("stale_limit", raw.stale_limit, STALE_LIMIT)?,
             limits: RelayLimits {
                 hello: span("limits.hello_timeout", limits.hello_timeout, defaults.hello)?,
                 handshake: span(
@@ -164,6 +169,7 @@ mod tests {
         assert_eq!(config.name, "edge.example");
         assert_eq!(config.health, Config::HEALTH);
         assert_eq!(config.limits.stall, wire::STALL);
+        assert_eq!(config.stale_limit, Duration::from_secs(60));
     }
 
     #[test]

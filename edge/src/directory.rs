@@ -131,6 +131,7 @@ struct Shared {
     instances: watch::Sender<u32>,
     /// Boot time at which the database last answered; none behind it, and it is never stale.
     heard: RwLock<Option<Duration>>,
+    stale_limit: Duration,
     lives: Lives,
 }
 
@@ -147,6 +148,16 @@ impl Directory {
     /// An empty table of the edge `instance` (told to proxies; different on each edge, not secret).
     /// `load`: `None`, what was [`put`](Self::put) is all there is and never stale.
     pub fn new(instance: String, clock: Arc<dyn Clock>, load: Option<Load>) -> Self {
+        Self::with_stale_limit(instance, clock, load, STALE_LIMIT)
+    }
+
+    /// The same, stale after `stale_limit` without the database.
+    pub fn with_stale_limit(
+        instance: String,
+        clock: Arc<dyn Clock>,
+        load: Option<Load>,
+        stale_limit: Duration,
+    ) -> Self {
         let heard = load.is_some().then(|| clock.boot());
         Self {
             shared: Arc::new(Shared {
@@ -156,6 +167,7 @@ impl Directory {
                 tables: RwLock::default(),
                 instances: watch::Sender::new(1),
                 heard: RwLock::new(heard),
+                stale_limit,
                 lives: Lives::default(),
             }),
         }
@@ -217,7 +229,8 @@ impl Directory {
 
     /// Whether new work is to be refused, because what is known may be too old.
     pub fn is_stale(&self) -> bool {
-        read(&self.shared.heard).is_some_and(|at| self.shared.clock.boot() > at + STALE_LIMIT)
+        read(&self.shared.heard)
+            .is_some_and(|at| self.shared.clock.boot() > at + self.shared.stale_limit)
     }
 
     /// The tunnel that `name` belongs to, whatever its standing: exactly one label before its domain, in

@@ -113,7 +113,8 @@ async fn tunnels(
         let texts = files.iter().map(std::fs::read_to_string);
         texts.filter_map(Result::ok).collect()
     });
-    let backed = Backed::open(&options.state, &config.name, instance(), cas, clock).await?;
+    let stale = config.stale_limit;
+    let backed = Backed::open(&options.state, &config.name, instance(), cas, stale, clock).await?;
     let (directory, answer) = (backed.directory.clone(), backed.answer.clone());
     backed.keep(tasks);
     Ok((directory, answer))

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::refusal::shown;
 use super::{Decoded, Refusal, SKEW};
-use crate::state::{Issuer, Matcher, Rule};
+use crate::state::{Issuer, Matcher, Rule, WithoutJti};
 
 /// Longest `sub` and `jti`, bytes: both are stored.
 const LONGEST: usize = 1024;
@@ -43,6 +43,9 @@ pub fn compare(
     let expires_at = check_times(claims, issuer.max_jwt_lifetime_seconds, now)?;
     let subject = text(claims, "sub")?;
     let jti = match claims.get("jti") {
+        None if issuer.check_jti && issuer.without_jti == WithoutJti::Refuse => {
+            return Err(Refusal::NoJti);
+        }
         None => None,
         Some(_) => Some(text(claims, "jti")?.to_owned()),
     };
@@ -129,7 +132,34 @@ fn check_match(
             });
         }
     }
-    Ok(())
+    check_factors(claims, matcher)
+}
+
+/// Whether somebody signed in as the rule wants: `amr` is a list of texts, `acr` a text.
+fn check_factors(claims: &Map<String, Value>, matcher: &Matcher) -> Result<(), Refusal> {
+    let listed = claims.get("amr").and_then(Value::as_array);
+    let listed: Vec<&str> = listed
+        .map(|list| list.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    if !matcher.amr.iter().all(|way| listed.contains(&way.as_str())) {
+        return Err(Refusal::Factor {
+            claim: "amr",
+            found: shown(&listed.join(", ")),
+            wanted: shown(&matcher.amr.join(", ")),
+        });
+    }
+    let found = claims
+        .get("acr")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if matcher.acr.is_empty() || matcher.acr.iter().any(|class| class == found) {
+        return Ok(());
+    }
+    Err(Refusal::Factor {
+        claim: "acr",
+        found: shown(found),
+        wanted: shown(&matcher.acr.join(", ")),
+    })
 }
 
 fn text<'a>(claims: &'a Map<String, Value>, claim: &'static str) -> Result<&'a str, Refusal> {

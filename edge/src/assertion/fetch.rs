@@ -303,8 +303,8 @@ fn is_json(kind: &str) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-/// The issuer's own CA, else those of the machine.
-fn trust(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+/// The CA that is given, PEM, else those of the machine.
+pub(crate) fn trust(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
     static MACHINE: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let mut roots = RootCertStore::empty();
     if let Some(pem) = ca {

@@ -29,6 +29,7 @@ use crate::state::{Issuer, KeySource, Rule};
 
 pub use claims::{Verified, compare};
 pub use decode::{Decoded, decode};
+pub(crate) use fetch::trust;
 pub use fetch::{FetchError, Resolver, system_resolver};
 pub use jwk::{Algorithm, Key, Keys};
 pub use keys::KeyStore;

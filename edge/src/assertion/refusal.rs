@@ -134,6 +134,19 @@ pub enum Refusal {
         /// Of the rule.
         wanted: String,
     },
+    /// Nobody signed in as well as the rule wants.
+    #[error("match_multi_factor: {claim} is {found}, the rule wants {wanted}")]
+    Factor {
+        /// `amr` or `acr`.
+        claim: &'static str,
+        /// In the token.
+        found: String,
+        /// Of the rule.
+        wanted: String,
+    },
+    /// No `jti`, where the issuer's tokens must have one.
+    #[error("jti is missing: this issuer's tokens must have one")]
+    NoJti,
     /// Used before.
     #[error("jti_reused: this assertion has bought an access token before")]
     Reused,

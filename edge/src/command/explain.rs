@@ -29,16 +29,18 @@ pub(super) async fn run(arguments: Arguments, options: &StateOptions) -> Result<
         None => None,
         Some(id) => Some(rule(id, options).await?),
     };
-    let types = found
-        .as_ref()
-        .map(|(_, issuer)| issuer.accepted_types.clone());
+    print(&explained(text.trim(), found.as_ref(), now()).await)
+}
+
+/// What is printed about a token.
+pub(crate) async fn explained(text: &str, found: Option<&(Rule, Issuer)>, now: u64) -> Value {
+    let types = found.map(|(_, issuer)| issuer.accepted_types.clone());
     let types =
         types.unwrap_or_else(|| vec!["JWT".to_owned(), "JOSE".to_owned(), "at+jwt".to_owned()]);
-    let object = match decode(text.trim(), &types) {
+    match decode(text, &types) {
         Err(refusal) => json!({ "accepted": false, "reasons": [refusal.to_string()] }),
-        Ok(decoded) => explain(&decoded, found.as_ref()).await,
-    };
-    print(&object)
+        Ok(decoded) => explain(&decoded, found, now).await,
+    }
 }
 
 async fn rule(id: &str, options: &StateOptions) -> Result<(Rule, Issuer), Failure> {
@@ -52,7 +54,7 @@ async fn rule(id: &str, options: &StateOptions) -> Result<(Rule, Issuer), Failur
     })
 }
 
-async fn explain(decoded: &Decoded, found: Option<&(Rule, Issuer)>) -> Value {
+async fn explain(decoded: &Decoded, found: Option<&(Rule, Issuer)>, now: u64) -> Value {
     let Some((rule, issuer)) = found else {
         return json!({
             "header": decoded.header,
@@ -61,7 +63,7 @@ async fn explain(decoded: &Decoded, found: Option<&(Rule, Issuer)>) -> Value {
         });
     };
     let signature = signature(decoded, issuer).await;
-    let claims = compare(decoded, rule, issuer, now());
+    let claims = compare(decoded, rule, issuer, now);
     let claims = claims.map_err(|refusal| refusal.to_string());
     let accepted: Value = match (&signature, &claims) {
         (Ok(true), Ok(_)) => true.into(),
@@ -115,7 +117,7 @@ mod tests {
         let found = (rule("fdis_1"), issuer(vec![signer.jwk("k")]));
         let types = ["JWT".to_owned()];
         let good = decode(&signer.sign("k", &claims_at(now())), &types).unwrap();
-        let object = explain(&good, Some(&found)).await;
+        let object = explain(&good, Some(&found), now()).await;
         assert_eq!(
             (&object["accepted"], &object["reasons"]),
             (&json!(true), &json!([]))
@@ -123,7 +125,7 @@ mod tests {
         assert_eq!(object["claims"]["sub"], "system:serviceaccount:mcp:setup");
 
         let old = decode(&signer.sign("k", &claims_at(now() - 660)), &types).unwrap();
-        let object = explain(&old, Some(&found)).await;
+        let object = explain(&old, Some(&found), now()).await;
         assert_eq!(object["accepted"], false);
         assert!(
             object["reasons"][0]
@@ -135,7 +137,7 @@ mod tests {
         assert_eq!(object["signature"], "holds");
 
         let forged = decode(&other.sign("k", &claims_at(now())), &types).unwrap();
-        let object = explain(&forged, Some(&found)).await;
+        let object = explain(&forged, Some(&found), now()).await;
         assert_eq!(object["accepted"], false);
         assert!(
             object["reasons"][0].as_str().unwrap().contains("signature"),
@@ -146,7 +148,7 @@ mod tests {
         fetched.1.keys = KeySource::ExplicitUrl {
             url: "https://issuer.test/jwks".to_owned(),
         };
-        let object = explain(&good, Some(&fetched)).await;
+        let object = explain(&good, Some(&fetched), now()).await;
         assert_eq!(object["accepted"], "if the signature holds");
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::open::Session;
 use super::output::{failed, print, read};
-use crate::state::{Issuer, KeySource, Matcher, Rule, Scope};
+use crate::state::{Issuer, KeySource, Matcher, Rule, Scope, WithoutJti};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum IssuerCommand {
@@ -43,6 +43,9 @@ pub(super) struct AddIssuer {
     /// Let a `jti` be used more than once
     #[arg(long)]
     reuse_jti: bool,
+    /// What becomes of tokens without `jti`: allow, once or refuse
+    #[arg(long, value_name = "POLICY", default_value = "allow", value_parser = without_jti)]
+    without_jti: WithoutJti,
     /// Longest life of an assertion, seconds, 1 to 176400
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     max_jwt_lifetime: u64,
@@ -87,6 +90,12 @@ pub(super) struct AddRule {
     /// A claim that must be this text
     #[arg(long, value_name = "NAME=TEXT", value_parser = claim)]
     claim: Vec<(String, String)>,
+    /// A way of signing in that `amr` must list, such as mfa; each of those given
+    #[arg(long, value_name = "METHOD")]
+    amr: Vec<String>,
+    /// A class of sign-in that `acr` may be; one of those given
+    #[arg(long, value_name = "CLASS")]
+    acr: Vec<String>,
     /// What the access token may do
     #[arg(long, default_value = Scope::Manage.as_str(), value_parser = scope)]
     scope: Scope,
@@ -159,6 +168,7 @@ impl AddIssuer {
             issuer_url: self.url,
             keys,
             check_jti: !self.reuse_jti,
+            without_jti: self.without_jti,
             max_jwt_lifetime_seconds: self.max_jwt_lifetime,
             accepted_types,
             allowed_networks: self.allow_network,
@@ -177,6 +187,8 @@ impl AddRule {
                 audience: self.audience,
                 subject_prefix: self.subject,
                 claims: self.claim.into_iter().collect(),
+                amr: self.amr,
+                acr: self.acr,
             },
             scope: self.scope,
             tunnel_id: self.tunnel,
@@ -201,4 +213,9 @@ fn claim(text: &str) -> Result<(String, String), &'static str> {
 
 fn scope(text: &str) -> Result<Scope, &'static str> {
     Scope::parse(text).ok_or("must be workspace:manage_tunnels or workspace:read_tunnels")
+}
+
+fn without_jti(text: &str) -> Result<WithoutJti, &'static str> {
+    let read = serde_json::from_value(Value::from(text));
+    read.map_err(|_| "must be allow, once or refuse")
 }

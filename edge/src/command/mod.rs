@@ -1,14 +1,16 @@
 //! The command line of `keyward-edge`.
 //!
-//! Apart from `serve` and `explain` every command works on the state directly, as the operator who may
+//! Apart from `serve`, `check`, `explain` and `login` every command works on the state directly, as the operator who may
 //! read it: edges that run act on a change within a second, as on one that came through the API. What
 //! is printed is one JSON object, the API's own where there is one.
 
 mod access;
 mod certificate;
+mod check;
 mod copy;
 mod explain;
 mod federation;
+pub(crate) mod login;
 mod open;
 mod output;
 mod secret;
@@ -24,6 +26,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use process::{Exit, Failure, Tasks};
 
+#[cfg(test)]
+pub(crate) use explain::explained;
 pub use open::StateOptions;
 
 /// The tunnel edge that anyone can host: relays what it cannot read.
@@ -44,6 +48,8 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         config: PathBuf,
     },
+    /// Read a configuration as serve does, and say what it means
+    Check(check::Arguments),
     /// Make the state of a new edge
     Init {
         /// The edge's name: `api.` and `agents.` stand before it, and tunnels get domains under it
@@ -75,6 +81,8 @@ enum Command {
     Audit(copy::AuditArguments),
     /// Say why a token would be refused, without sending it anywhere
     Explain(explain::Arguments),
+    /// Sign in at an identity provider, for an access token of an edge anywhere
+    Login(Box<login::Arguments>),
     /// Write everything that the state holds to a file, also while edges run
     Backup {
         /// The file, which must not exist; `-`: standard output
@@ -130,6 +138,12 @@ async fn operate(command: Command, options: StateOptions) -> Result<(), Failure>
     if let Command::Explain(arguments) = command {
         return explain::run(arguments, &options).await;
     }
+    if let Command::Check(arguments) = command {
+        return check::run(&arguments, &options);
+    }
+    if let Command::Login(arguments) = command {
+        return login::run(*arguments).await;
+    }
     if let Command::Init { name } = command {
         return open::initialise(&options, &name).await;
     }
@@ -146,7 +160,11 @@ async fn operate(command: Command, options: StateOptions) -> Result<(), Failure>
         Command::Backup { file } => copy::backup(&file, &session).await,
         Command::Restore { file } => copy::restore(&file, &session).await,
         // Handled above.
-        Command::Serve { .. } | Command::Init { .. } | Command::Explain(_) => Ok(()),
+        Command::Serve { .. }
+        | Command::Check(_)
+        | Command::Init { .. }
+        | Command::Login(_)
+        | Command::Explain(_) => Ok(()),
     };
     session.state.close().await;
     printed

@@ -107,7 +107,7 @@ impl StateOptions {
         }
     }
 
-    fn url(&self) -> Result<String, Failure> {
+    pub(super) fn url(&self) -> Result<String, Failure> {
         let Some(file) = &self.database_url_file else {
             return Ok(State::file_url(&self.state.join("edge.db")));
         };

@@ -12,7 +12,7 @@ use super::answer::{Failed, Good};
 use super::{Plane, body};
 use crate::assertion::{LONGEST, Refusal, SKEW, Verified, verify};
 use crate::state::{
-    By, DatabaseError, Entry, Grant, Identifier, Issuer, Mark, Outcome, Rule, sha256,
+    By, DatabaseError, Entry, Grant, Identifier, Issuer, Mark, Outcome, Rule, WithoutJti, sha256,
 };
 
 /// Shortest life of an access token, seconds.
@@ -95,7 +95,7 @@ impl Plane {
             tunnel: rule.tunnel_id,
             expires_at: by.now + lives,
         };
-        let mark = mark(&issuer, &verified);
+        let mark = mark(&issuer, &verified, assertion);
         let minted = self.state().mint(&by, &grant, mark.as_ref()).await;
         match minted.map_err(Denied::Database)? {
             Some(value) => Ok((value, lives, grant.scope.as_str())),
@@ -216,12 +216,21 @@ fn life(rule: &Rule, verified: &Verified, now: u64) -> u64 {
         .max(SHORTEST_LIFE)
 }
 
-/// A token without `jti` cannot be told from its copy, and many workloads present one many times.
-fn mark(issuer: &Issuer, verified: &Verified) -> Option<Mark> {
-    let jti = verified.jti.as_deref().filter(|_| issuer.check_jti)?;
+/// What is used up by the exchange. A token without `jti` cannot be told from its copy, so what becomes of
+/// it is the issuer's to say.
+fn mark(issuer: &Issuer, verified: &Verified, assertion: &str) -> Option<Mark> {
+    if !issuer.check_jti {
+        return None;
+    }
+    let mark = match (&verified.jti, issuer.without_jti) {
+        (Some(jti), _) => sha256(jti),
+        // Only what was signed: whoever can write a signature in two ways has one token all the same.
+        (None, WithoutJti::Once) => sha256(assertion.rsplit_once('.')?.0),
+        (None, WithoutJti::Allow | WithoutJti::Refuse) => return None,
+    };
     Some(Mark {
         issuer: issuer.id.clone(),
-        mark: sha256(jti),
+        mark,
         expires_at: verified.expires_at.saturating_add(SKEW + 1),
     })
 }

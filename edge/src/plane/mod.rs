@@ -39,6 +39,7 @@ use answer::{Failed, Good};
 use limit::RateLimits;
 use route::{Endpoint, Route};
 
+pub(crate) use body::percent_decode;
 pub use limit::{Rate, Rates};
 
 /// How long a change waits for every edge to act on it before it is answered.

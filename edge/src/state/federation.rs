@@ -1,138 +1,14 @@
-//! Issuers of identity tokens, and the rules by which their tokens buy access.
+//! Issuers of identity tokens, and the rules by which their tokens buy access, in the database.
 //!
-//! Both are made by the operator alone. A document is checked when it is made, so that whatever is in
-//! the database is a rule that means something.
+//! Both are made by the operator alone.
 
-use std::collections::BTreeMap;
+use serde::Serialize;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use super::{By, ChangeError, DatabaseError, Entry, Identifier, State, random_identifier, signed};
-
-/// Longest life of an assertion unless the issuer says otherwise, seconds.
-const DEFAULT_ASSERTION_LIFE: u64 = 3600;
-/// 49 hours.
-const MOST_ASSERTION_LIFE: u64 = 176_400;
-/// Life of an access token unless the rule says otherwise, seconds.
-const DEFAULT_TOKEN_LIFE: u64 = 3600;
-
-/// Whose tokens are believed, and by which keys.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Issuer {
-    /// `fdis_…`.
-    #[serde(default)]
-    pub id: String,
-    /// For a person; `a-z`, `0-9`, `-`.
-    pub name: String,
-    /// Compared with `iss` byte for byte.
-    pub issuer_url: String,
-    /// Where the keys come from.
-    pub keys: KeySource,
-    /// Whether a `jti` is good for one exchange only.
-    #[serde(default = "yes")]
-    pub check_jti: bool,
-    /// `exp − iat` at most, seconds, 1 to 176400.
-    #[serde(default = "default_assertion_life")]
-    pub max_jwt_lifetime_seconds: u64,
-    /// Values of the header `typ` that are taken, in any case; absent is always taken.
-    #[serde(default = "default_types")]
-    pub accepted_types: Vec<String>,
-    /// Private networks that discovery and the JWKS URL may reach.
-    #[serde(default)]
-    pub allowed_networks: Vec<ipnet::IpNet>,
-    /// CA of the issuer's HTTPS, PEM, instead of the machine's.
-    #[serde(default)]
-    pub ca_cert_pem: Option<String>,
-}
-
-/// Where the keys of an issuer come from. The token never decides this.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum KeySource {
-    /// `/.well-known/openid-configuration` below the base, by default the issuer's URL.
-    Discovery {
-        /// Another base.
-        #[serde(default)]
-        discovery_base: Option<String>,
-    },
-    /// A JWKS at this URL.
-    ExplicitUrl {
-        /// HTTPS.
-        url: String,
-    },
-    /// These keys.
-    Inline {
-        /// JWKs (RFC 7517).
-        keys: Vec<Value>,
-    },
-}
-
-/// Which tokens of an issuer buy what.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rule {
-    /// `fdrl_…`.
-    #[serde(default)]
-    pub id: String,
-    /// For a person; `a-z`, `0-9`, `-`.
-    pub name: String,
-    /// `fdis_…`.
-    pub issuer_id: String,
-    /// All of it must hold.
-    pub r#match: Matcher,
-    /// What the access token may do.
-    pub scope: Scope,
-    /// The one tunnel that it may do it to; absent: all.
-    #[serde(default)]
-    pub tunnel_id: Option<String>,
-    /// Life of the access token, seconds, 60 to 86400.
-    #[serde(default = "default_token_life")]
-    pub token_lifetime_seconds: u64,
-}
-
-/// What a token must say.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Matcher {
-    /// One of `aud`, exactly. A rule without it would take tokens that were meant for somebody else.
-    pub audience: String,
-    /// `sub` exactly, or its beginning before a final `*`.
-    #[serde(default)]
-    pub subject_prefix: Option<String>,
-    /// Further claims that are strings, exactly.
-    #[serde(default)]
-    pub claims: BTreeMap<String, String>,
-}
-
-/// What an access token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Scope {
-    /// Everything that the Tunnels API offers.
-    #[serde(rename = "workspace:manage_tunnels")]
-    Manage,
-    /// Read; no token, no change.
-    #[serde(rename = "workspace:read_tunnels")]
-    Read,
-}
-
-impl Scope {
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Manage => "workspace:manage_tunnels",
-            Self::Read => "workspace:read_tunnels",
-        }
-    }
-
-    /// Read back.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Manage, Self::Read]
-            .into_iter()
-            .find(|scope| scope.as_str() == text)
-    }
-}
+use super::trust::{check_issuer, check_pinned, check_rule};
+use super::{
+    By, ChangeError, DatabaseError, Entry, Identifier, Issuer, Rule, State, random_identifier,
+    signed,
+};
 
 impl State {
     /// Believes an issuer from now on. Gives it its id.
@@ -175,11 +51,14 @@ impl State {
         let mut change = self.change(by).await?;
         change.free_name("rule", &rule.name).await?;
         let issuer: Option<(String,)> =
-            sqlx::query_as("SELECT id FROM issuer WHERE id = $1 AND archived_at IS NULL")
+            sqlx::query_as("SELECT document FROM issuer WHERE id = $1 AND archived_at IS NULL")
                 .bind(&rule.issuer_id)
                 .fetch_optional(&mut *change.transaction)
                 .await?;
-        issuer.ok_or(ChangeError::NotFound("issuer"))?;
+        let (issuer,) = issuer.ok_or(ChangeError::NotFound("issuer"))?;
+        if let Ok(issuer) = serde_json::from_str(&issuer) {
+            check_pinned(&rule, &issuer).map_err(ChangeError::Invalid)?;
+        }
         if let Some(tunnel) = &rule.tunnel_id {
             change.usable_tunnel(tunnel).await?;
         }
@@ -319,50 +198,6 @@ impl super::Change<'_> {
     }
 }
 
-fn check_issuer(issuer: &Issuer) -> Result<(), String> {
-    check_name(&issuer.name)?;
-    if issuer.issuer_url.is_empty() || issuer.issuer_url.len() > 2048 {
-        return Err("issuer_url: must be 1 to 2048 characters long".to_owned());
-    }
-    if !(1..=MOST_ASSERTION_LIFE).contains(&issuer.max_jwt_lifetime_seconds) {
-        return Err("max_jwt_lifetime_seconds: must be from 1 to 176400".to_owned());
-    }
-    crate::assertion::check_key_source(issuer)
-}
-
-fn check_rule(rule: &Rule) -> Result<(), String> {
-    check_name(&rule.name)?;
-    let matcher = &rule.r#match;
-    if matcher.audience.is_empty() {
-        return Err("match.audience: must not be empty".to_owned());
-    }
-    let subject = matcher.subject_prefix.as_deref();
-    let anybody = matches!(subject, None | Some("" | "*"));
-    if subject == Some("") {
-        return Err("match.subject_prefix: must not be empty".to_owned());
-    }
-    if anybody && matcher.claims.is_empty() {
-        let text = "match: a rule that takes every subject of its issuer needs claims";
-        return Err(text.to_owned());
-    }
-    if subject.is_some_and(|s| s.strip_suffix('*').unwrap_or(s).contains('*')) {
-        return Err("match.subject_prefix: a * stands at the end only".to_owned());
-    }
-    if !(60..=86_400).contains(&rule.token_lifetime_seconds) {
-        return Err("token_lifetime_seconds: must be from 60 to 86400".to_owned());
-    }
-    Ok(())
-}
-
-fn check_name(name: &str) -> Result<(), String> {
-    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    if (1..=255).contains(&name.len()) && name.bytes().all(plain) {
-        Ok(())
-    } else {
-        Err("name: must be 1 to 255 of a-z, 0-9 and -".to_owned())
-    }
-}
-
 fn document(of: &impl Serialize) -> String {
     serde_json::to_string(of).expect("plain data has a JSON form")
 }
@@ -373,21 +208,4 @@ fn made<'a>(action: &'a str, id: &'a str) -> Entry<'a> {
         target: Some(id),
         ..Entry::default()
     }
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn default_assertion_life() -> u64 {
-    DEFAULT_ASSERTION_LIFE
-}
-
-/// Not `at+jwt` or `logout+jwt` (RFC 8725 §3.11): an issuer that has nothing else must say so.
-fn default_types() -> Vec<String> {
-    vec!["JWT".to_owned(), "JOSE".to_owned()]
-}
-
-fn default_token_life() -> u64 {
-    DEFAULT_TOKEN_LIFE
 }

@@ -29,6 +29,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod token;
+mod trust;
 mod tunnel;
 
 use std::sync::Arc;
@@ -43,7 +44,6 @@ pub use certificate::RegisteredCa;
 pub use credential::{Credential, Kind};
 pub use database::OpenError;
 pub use error::{ChangeError, DatabaseError};
-pub use federation::{Issuer, KeySource, Matcher, Rule, Scope};
 pub use grant::{Grant, Mark};
 pub use identifier::{Identifier, random_identifier};
 pub use instance::{LiveRow, SILENCE};
@@ -52,6 +52,7 @@ pub use seal::{Seal, SealError};
 pub use setting::EdgeIdentity;
 pub use snapshot::{Snapshot, SnapshotTunnel};
 pub use token::{LONGEST_OVERLAP, Rotation, Value, sha256};
+pub use trust::{Issuer, KeySource, Matcher, Rule, Scope, WithoutJti};
 pub use tunnel::{Listed, Page};
 
 /// The state. Clones share it.
@@ -128,6 +129,12 @@ impl State {
     /// The edge's name and what is set for it.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// For tests that look behind it.
+    #[cfg(test)]
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
     }
 
     /// Closes the connections to the database.

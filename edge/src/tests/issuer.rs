@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::clock::START;
 use crate::base64url;
-use crate::state::{Issuer, KeySource, Matcher, Rule, Scope};
+use crate::state::{Issuer, KeySource, Matcher, Rule, Scope, WithoutJti};
 
 pub(crate) const URL: &str = "https://issuer.test";
 pub(crate) const AUDIENCE: &str = "https://api.edge.test";
@@ -161,6 +161,7 @@ pub(crate) fn issuer(keys: Vec<Value>) -> Issuer {
         accepted_types: vec!["JWT".to_owned()],
         allowed_networks: Vec::new(),
         ca_cert_pem: None,
+        without_jti: WithoutJti::Allow,
     }
 }
 
@@ -172,7 +173,7 @@ pub(crate) fn rule(issuer: &str) -> Rule {
         r#match: Matcher {
             audience: AUDIENCE.to_owned(),
             subject_prefix: Some("system:serviceaccount:mcp:*".to_owned()),
-            claims: std::collections::BTreeMap::new(),
+            ..Matcher::default()
         },
         scope: Scope::Manage,
         tunnel_id: None,

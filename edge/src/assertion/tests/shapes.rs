@@ -49,6 +49,7 @@ fn matcher(audience: &str, subject: &str, claims: &[(&str, &str)]) -> Matcher {
         audience: audience.to_owned(),
         subject_prefix: Some(subject.to_owned()),
         claims: claims.iter().map(owned).collect::<BTreeMap<_, _>>(),
+        ..Matcher::default()
     }
 }
 

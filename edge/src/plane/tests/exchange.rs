@@ -4,10 +4,12 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::http_client::{Answer, Served};
+use crate::base64url;
 use crate::plane::Rates;
 use crate::plane::limit::Rate;
+use crate::state::{Issuer, Rule, WithoutJti};
 use crate::tests::clock::START;
-use crate::tests::issuer::{Signer, claims};
+use crate::tests::issuer::{Signer, claims, issuer, rule};
 use crate::tests::on_both;
 use crate::tests::stage::Stage;
 
@@ -16,6 +18,7 @@ on_both!(
     every_denial_is_the_same_answer_and_its_reason_is_in_the_audit_log,
     what_is_malformed_is_named,
     an_assertion_is_good_once_on_all_edges,
+    a_token_without_jti_is_good_as_often_as_its_issuer_says,
     the_life_of_a_token_is_bounded_by_rule_and_assertion,
     rfc_8693_goes_by_the_same_rules_and_answers_in_its_own_form,
     exchanges_are_limited_by_source_and_by_rule_before_any_signature,
@@ -212,6 +215,64 @@ async fn an_assertion_is_good_once_on_all_edges(stage: Stage) {
     assert_eq!(served.buy(&forged).await.status, 401);
     assert_eq!(served.buy(&served.assertion("victim")).await.status, 200);
     assert!(served.issuer.check_jti);
+}
+
+/// The same token with the other signature that holds as well: (r, n − s) for (r, s).
+fn other_signature(token: &str) -> String {
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc,
+        0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = base64url::decode(signature).unwrap();
+    let mut borrow = 0;
+    for (s, n) in signature[32..].iter_mut().zip(ORDER).rev() {
+        let left = i16::from(n) - i16::from(*s) - borrow;
+        borrow = i16::from(left < 0);
+        *s = u8::try_from(left.rem_euclid(256)).unwrap();
+    }
+    format!("{signed}.{}", base64url::encode(&signature))
+}
+
+async fn a_token_without_jti_is_good_as_often_as_its_issuer_says(stage: Stage) {
+    let mut served = Served::new(stage).await;
+    for (without_jti, check_jti, statuses) in [
+        (WithoutJti::Allow, true, [200, 200]),
+        (WithoutJti::Once, true, [200, 401]),
+        (WithoutJti::Refuse, true, [401, 401]),
+        (WithoutJti::Refuse, false, [200, 200]),
+    ] {
+        let (kept, by) = (served.stage.state.clone(), served.stage.by());
+        let name = format!("{without_jti:?}-{check_jti}").to_lowercase();
+        let issuer = Issuer {
+            name: name.clone(),
+            without_jti,
+            check_jti,
+            ..issuer(vec![served.signer.jwk("k")])
+        };
+        let issuer = kept.add_issuer(&by, &issuer).await.unwrap();
+        let rule = Rule {
+            name,
+            ..rule(&issuer.id)
+        };
+        served.rule = kept.add_rule(&by, &rule).await.unwrap();
+        let token = served.signer.sign("k", &claims());
+        for status in statuses {
+            assert_eq!(served.buy(&token).await.status, status, "{}", rule.name);
+        }
+        if statuses == [200, 401] {
+            assert!(refusal(&served).await.contains("jti_reused"));
+            let written_otherwise = other_signature(&token);
+            assert_ne!(written_otherwise, token);
+            assert_eq!(served.buy(&written_otherwise).await.status, 401);
+            assert!(refusal(&served).await.contains("jti_reused"));
+        }
+        // One with a jti is good once wherever that is looked at.
+        let named = served.assertion(&rule.name);
+        assert_eq!(served.buy(&named).await.status, 200);
+        let again = if check_jti { 401 } else { 200 };
+        assert_eq!(served.buy(&named).await.status, again);
+    }
 }
 
 async fn the_life_of_a_token_is_bounded_by_rule_and_assertion(stage: Stage) {

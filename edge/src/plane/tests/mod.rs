@@ -2,6 +2,9 @@
 
 mod exchange;
 mod http_client;
+mod login;
+mod mutations;
 mod objects;
 mod real;
+mod reasons;
 mod refusals;

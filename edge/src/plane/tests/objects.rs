@@ -448,7 +448,7 @@ async fn secrets_and_access_go_through_the_api(stage: Stage) {
     assert_eq!(slip.status, 400);
 }
 
-fn bundle(signer: &Signer, payload: &Value) -> String {
+pub(super) fn bundle(signer: &Signer, payload: &Value) -> String {
     let mut jwk = signer.jwk("x");
     for name in ["kid", "use"] {
         jwk.as_object_mut().unwrap().remove(name);

@@ -102,8 +102,8 @@ async fn the_typescript_sdk_goes_through_the_whole_api() {
 }
 
 /// A provider of its own process; it ends with its standard input.
-struct Provider {
-    url: String,
+pub(super) struct Provider {
+    pub(super) url: String,
     child: std::process::Child,
     _directory: tempfile::TempDir,
 }
@@ -116,7 +116,7 @@ impl Drop for Provider {
 }
 
 impl Provider {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut child = Command::new(installed("bin/node"))
             .arg(script(&directory, "issuer.mjs"))
@@ -150,7 +150,7 @@ impl Provider {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
-    fn issuer(&self) -> Issuer {
+    pub(super) fn issuer(&self) -> Issuer {
         Issuer {
             name: "provider".to_owned(),
             issuer_url: self.url.clone(),
@@ -190,6 +190,7 @@ async fn a_certified_provider_is_discovered_and_its_tokens_buy_access() {
         audience: "https://api.edge.test".to_owned(),
         subject_prefix: Some("workload".to_owned()),
         claims: std::iter::once(("scope".to_owned(), "tunnels".to_owned())).collect(),
+        ..Matcher::default()
     };
     served.rule = served.stage.state.add_rule(&by, &rule).await.unwrap();
     let good = provider.token("https://api.edge.test");

@@ -1,6 +1,7 @@
 //! Backup and restore, from each database to each.
 
-use crate::state::{BackupError, Rotation, sha256};
+use crate::state::{BackupError, Grant, Mark, Rotation, Scope, sha256};
+use crate::tests::issuer::{Signer, issuer, rule};
 use crate::tests::on_both;
 use crate::tests::stage::Stage;
 
@@ -8,6 +9,7 @@ on_both!(
     a_restore_brings_back_what_was_and_forgets_no_audit_row,
     a_backup_goes_into_an_empty_database_of_either_kind,
     a_damaged_backup_changes_nothing,
+    a_restore_ends_access_tokens_and_makes_no_used_assertion_good_again,
 );
 
 async fn backup(given: &Stage) -> Vec<u8> {
@@ -119,4 +121,29 @@ async fn a_damaged_backup_changes_nothing(given: Stage) {
         Err(BackupError::Database(_))
     ));
     assert_eq!(state.snapshot(by.now).await.unwrap(), snapshot);
+}
+
+async fn a_restore_ends_access_tokens_and_makes_no_used_assertion_good_again(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let issuer = issuer(vec![Signer::p256().jwk("k")]);
+    let issuer = state.add_issuer(&by, &issuer).await.unwrap();
+    let rule = state.add_rule(&by, &rule(&issuer.id)).await.unwrap();
+    let file = backup(&given).await;
+    let grant = Grant {
+        rule: rule.id,
+        subject: "system:serviceaccount:mcp:setup".to_owned(),
+        scope: Scope::Manage,
+        tunnel: None,
+        expires_at: by.now + 600,
+    };
+    let mark = Mark {
+        issuer: issuer.id,
+        mark: sha256("jti"),
+        expires_at: by.now + 600,
+    };
+    let bought = state.mint(&by, &grant, Some(&mark)).await.unwrap().unwrap();
+    state.restore(&by, file.as_slice()).await.unwrap();
+    assert_eq!(state.grant(bought.expose(), by.now).await.unwrap(), None);
+    let again = state.mint(&by, &grant, Some(&mark)).await.unwrap();
+    assert!(again.is_none(), "it was used after the backup was made");
 }
