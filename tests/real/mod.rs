@@ -45,6 +45,7 @@ fn scripts() -> TempDir {
     for entry in fs::read_dir(tools)
         .expect("our scripts")
         .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file())
     {
         fs::copy(
             &entry,
