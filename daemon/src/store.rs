@@ -39,6 +39,8 @@ pub(crate) struct Contents {
     pub(crate) leaf: Option<CertifiedKey>,
     /// The server certificate alone, whatever its key.
     pub(crate) certificate: Option<Certificate>,
+    /// The client CA's certificate; its key is never here.
+    pub(crate) client_ca: Option<Certificate>,
 }
 
 /// A CA in a store.
@@ -167,6 +169,7 @@ impl Store {
             ca,
             leaf,
             certificate,
+            client_ca: self.text(CLIENT_CA)?.and_then(|text| first(&text)),
         })
     }
 

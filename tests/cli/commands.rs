@@ -134,6 +134,9 @@ async fn a_noun_that_cannot_be_rotated_is_refused_by_name_with_those_that_can() 
         let expected = format!("error: {what}\n  next: rotate one of server-certificate, ca\n");
         assert_eq!((ended.code, ended.stderr), (Some(64), expected));
     }
+    let ended = end(&mut keyward(&["rotate", "server-certificate", "--trusted"])).await;
+    let expected = "error: --trusted is about the CA alone\n  next: leave it out: keyward rotate server-certificate\n";
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(64), expected));
 }
 
 #[tokio::test]

@@ -33,6 +33,11 @@ pub(super) struct Arguments {
 
 pub(super) async fn rotate(arguments: &Arguments, tasks: &Tasks) -> Result<(), Ended> {
     let noun = noun(&arguments.what)?;
+    if noun != Noun::Ca && arguments.trusted.is_some() {
+        return Err(Failure::new(Exit::Usage, "--trusted is about the CA alone")
+            .next(format!("leave it out: keyward rotate {noun}"))
+            .into());
+    }
     let client = arguments.target.client(tasks);
     if noun == Noun::Ca && arguments.trusted.is_none() {
         return Err(standby(arguments, &client.status().await?));

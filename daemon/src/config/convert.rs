@@ -291,6 +291,17 @@ fn distinct_directories(config: &Config) -> Result<(), Failure> {
             }
         }
     }
+    // Proxies read a `serve_dir` and nobody else's directory.
+    let served = |key: &String| key.ends_with(".serve_dir");
+    for (inner, key) in &seen {
+        let around = seen.iter().find(|(outer, other)| {
+            inner != *outer && inner.starts_with(outer) && (served(key) || served(other))
+        });
+        if let Some((_, other)) = around {
+            return Err(Failure::config(format!("{key} is inside {other}"))
+                .next("put serve_dir beside the others: it has other readers"));
+        }
+    }
     Ok(())
 }
 

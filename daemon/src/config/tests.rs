@@ -202,6 +202,16 @@ fn a_place_or_a_name_that_cannot_be_used_is_refused_with_what_to_write() {
             "tunnels.main.serve_dir and tunnels.main.store are the same directory",
             "give each its own",
         ),
+        (
+            with("serve_dir: /var/lib"),
+            "state is inside tunnels.main.serve_dir",
+            "put serve_dir beside the others",
+        ),
+        (
+            with("serve_dir: /var/lib/keyward/main/served"),
+            "tunnels.main.serve_dir is inside state",
+            "put serve_dir beside the others",
+        ),
     ]);
 }
 

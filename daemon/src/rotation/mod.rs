@@ -50,6 +50,9 @@ pub struct Leaf {
     /// Somebody else issued it: advice is not binding.
     #[serde(default)]
     pub foreign: bool,
+    /// SHA-256 of the client CA that is published with it; `None`: no client certificate is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<String>,
 }
 
 impl Leaf {

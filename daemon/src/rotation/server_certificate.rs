@@ -50,6 +50,8 @@ pub struct Seen {
     pub serving_usable: bool,
     /// The leaf in force has every configured name.
     pub fits: bool,
+    /// It is published with the client CA that is configured, or with none if none is.
+    pub client_ca_fits: bool,
     /// Ids of kept leaves whose pair is in custody and whose CA is still trusted.
     pub restorable: Vec<String>,
     /// The key of the rotation in flight is in custody.
@@ -228,8 +230,9 @@ fn rest(state: &State, seen: &Seen, now: u64) -> Action {
         return Action::Wait(state.serving.as_ref().map_or(now + 1, |leaf| leaf.rekey_at));
     };
     let ordered = matches!(cause, Cause::Ordered);
-    // The new CA was ordered too, and is not to be delayed by what was issued under the old one.
-    let counted = !ordered && cause != Cause::IssuerChanged;
+    // A new CA was ordered too, and who may call is not to be decided late: neither waits for what was
+    // issued before.
+    let counted = !ordered && !matches!(cause, Cause::IssuerChanged | Cause::ClientCaChanged);
     if seen.issuer.is_none() || seen.paced && !ordered || seen.capped && counted {
         return Action::Wait(now + 1);
     }
@@ -264,6 +267,8 @@ pub fn due(state: &State, seen: &Seen, now: u64) -> Option<Cause> {
     });
     if issuer.is_some_and(|issuer| issuer.sha256 != serving.issuer) {
         Some(Cause::IssuerChanged)
+    } else if !seen.client_ca_fits {
+        Some(Cause::ClientCaChanged)
     } else if !seen.fits {
         Some(Cause::NamesChanged)
     } else if serving.not_before > now {

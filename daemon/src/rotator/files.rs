@@ -26,8 +26,7 @@ impl Tunnel {
     pub(super) fn credential(&self, leaf: &Leaf, linted: &Linted) -> Credential {
         let pair = linted.pair();
         let trusted = self.ca.trusted().filter_map(|ca| self.certificate(ca));
-        let client = self.client_ca.active.iter();
-        let client = client.filter_map(|ca| self.certificate(ca));
+        let client = self.client_ca().and_then(|ca| self.certificate(ca));
         Credential {
             tunnel: self.name.clone(),
             generation: leaf.generation,
@@ -40,7 +39,7 @@ impl Tunnel {
             fallback: None,
             canary_share: None,
             ca_certificates: trusted.map(Certificate::to_pem).collect(),
-            client_ca_certificates: client.map(Certificate::to_pem).collect(),
+            client_ca_certificates: client.map(Certificate::to_pem).into_iter().collect(),
             lowest: 0,
         }
     }
@@ -167,7 +166,11 @@ impl Tunnel {
             return Ok(last.generation);
         }
         let next = Numbered {
-            generation: last.as_ref().map_or(0, |last| last.generation) + 1,
+            // The first one is the time: above what a state that was lost had given away.
+            generation: match &last {
+                Some(last) => last.generation + 1,
+                None => desk.moment.unix(),
+            },
             sha256,
         };
         let entry = Entry {
@@ -191,6 +194,17 @@ impl Tunnel {
             }
             news
         });
+    }
+
+    /// The client CA in force, where one is configured: one that was, is kept and asks nobody.
+    pub(super) fn client_ca(&self) -> Option<&Ca> {
+        let wanted = self.config.client_ca.is_some();
+        self.client_ca.active.as_ref().filter(|_| wanted)
+    }
+
+    /// What a leaf that is published now says of its client CA.
+    pub(super) fn wanted_client_ca(&self) -> Option<String> {
+        self.client_ca().map(|ca| ca.sha256.clone())
     }
 
     pub(super) fn certificate(&self, ca: &Ca) -> Option<&Certificate> {

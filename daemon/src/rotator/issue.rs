@@ -76,7 +76,10 @@ impl Tunnel {
         let Some(rotation) = &state.rotation else {
             return Ok(());
         };
-        let leaf = describe(&rotation.id, &pair, &rotation.issuer, desk.moment);
+        let leaf = Leaf {
+            client_ca: self.wanted_client_ca(),
+            ..describe(&rotation.id, &pair, &rotation.issuer, desk.moment)
+        };
         self.note_advance(desk, state.signed(leaf))?;
         self.pairs.insert(rotation.id.clone(), pair);
         Ok(())
@@ -161,6 +164,7 @@ pub(super) fn describe(id: &str, pair: &CertifiedKey, issuer: &str, moment: Mome
         page_at: unix(validity.hard_zone(moment.wall)),
         generation: 0,
         foreign: false,
+        client_ca: None,
     }
 }
 

@@ -7,7 +7,7 @@ use pki::Linted;
 use super::Moment;
 use super::issue::{has_names, load_certificate, load_key};
 use super::pending::Ordered;
-use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
+use super::tunnel::{Desk, SIGNER, StepError, Tunnel, fresh_id};
 use crate::custody::Blob;
 use crate::disk::DiskError;
 use crate::journal::{Entry, Kind};
@@ -43,13 +43,15 @@ impl Tunnel {
 
     fn seen(&mut self, moment: Moment, witnesses: &[Witness]) -> Seen {
         let issuer = match self.load_signer(moment) {
+            // Nothing goes out that lets everybody in while the client CA is still to be made.
+            Ok(()) if self.config.client_ca.is_some() && self.client_ca().is_none() => None,
             Ok(()) => {
-                self.well("signer");
+                self.well(SIGNER);
                 self.ca.active.as_ref().map(issuer)
             }
             Err(error) => {
                 let text = format!("the CA cannot sign: {}", error.chain());
-                self.trouble("signer", text);
+                self.trouble(SIGNER, text);
                 None
             }
         };
@@ -75,6 +77,9 @@ impl Tunnel {
             lifetime: self.config.server_certificate.lifetime.as_secs(),
             serving_usable: usable,
             fits,
+            client_ca_fits: serving
+                .as_ref()
+                .is_some_and(|leaf| leaf.client_ca == self.wanted_client_ca()),
             restorable,
             key_usable,
             certificate_usable,
@@ -152,7 +157,8 @@ impl Tunnel {
         let now = desk.moment.unix();
         let next = self.leaf.begun(id.clone(), cause, actor, &ca.sha256, now);
         self.note_advance(desk, next)?;
-        if !matches!(cause, Cause::Ordered | Cause::IssuerChanged) {
+        let free = [Cause::Ordered, Cause::IssuerChanged, Cause::ClientCaChanged];
+        if !free.contains(&cause) {
             self.facts.issued.push_back(desk.moment.boot);
         }
         // One that was ordered a moment ago is carried out by this one, whatever it began for.
@@ -265,7 +271,10 @@ impl Tunnel {
     ) -> Result<(), StepError> {
         let mut leaves = state.kept.iter().chain(&state.serving);
         let leaf = leaves.find(|leaf| leaf.id == id).cloned();
-        let leaf = leaf.ok_or(StepError::Lost("the earlier server certificate"))?;
+        let leaf = Leaf {
+            client_ca: self.wanted_client_ca(),
+            ..leaf.ok_or(StepError::Lost("the earlier server certificate"))?
+        };
         tracing::warn!(
             tunnel = self.name,
             ?cause,

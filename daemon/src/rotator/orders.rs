@@ -6,7 +6,7 @@ use pki::{ClientProfile, Serial};
 use tokio::sync::oneshot;
 
 use super::pending::{Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, running};
-use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
+use super::tunnel::{Desk, SIGNER, StepError, Tunnel, fresh_id};
 use crate::board::{Order, Refusal, Request};
 use crate::journal::{Entry, Kind};
 use crate::rotation::Witness;
@@ -207,6 +207,13 @@ impl Tunnel {
                 "see the alarms in: keyward status".to_owned(),
             ));
         };
+        if self.ca_key(standby).is_none() {
+            return Err(refusal(
+                format!("the key of the standby CA, sha256 {}, is not in custody", standby.sha256),
+                "restore it from a backup of the state directory, or restart the daemon, which makes another standby CA"
+                    .to_owned(),
+            ));
+        }
         let what = match named {
             _ if !trusted => {
                 "nobody says that the verifiers trust the standby CA, sha256".to_owned()
@@ -311,16 +318,16 @@ impl Tunnel {
     pub(super) fn settle_orders(&mut self, desk: &mut Desk<'_>, witnesses: &[Witness]) {
         let (now, boot) = (desk.moment.unix(), desk.moment.boot);
         let failed = OperationState::Failed;
-        if self.leaf_pace.is_on(boot)
-            && let Some(ordered) = self.leaf_order.take()
-        {
-            let detail = self.troubles();
+        // Without a CA that can sign nothing is tried, so nothing is paced either.
+        let leaf_fails = self.leaf_pace.is_on(boot) || self.facts.troubles.contains_key(SIGNER);
+        if leaf_fails && let Some(ordered) = self.leaf_order.take() {
+            let detail = self.failure_of(&ordered);
             desk.operations.end(&ordered.operation, failed, detail, now);
         }
-        if (self.ca_pace.is_on(boot) || self.leaf_pace.is_on(boot))
+        if (self.ca_pace.is_on(boot) || leaf_fails)
             && let Some(ordered) = self.ca_order.take()
         {
-            let detail = self.troubles();
+            let detail = self.failure_of(&ordered);
             desk.operations.end(&ordered.operation, failed, detail, now);
         }
         if self.leaf.rotation.is_none()
@@ -352,12 +359,20 @@ impl Tunnel {
         }
     }
 
-    fn troubles(&self) -> String {
+    /// Why an order ends before what it asked for, and what becomes of that.
+    fn failure_of(&self, ordered: &Ordered) -> String {
         let troubles: Vec<&str> = self.facts.troubles.values().map(String::as_str).collect();
-        if troubles.is_empty() {
+        let why = if troubles.is_empty() {
             "it failed".to_owned()
         } else {
             troubles.join("; ")
+        };
+        if ordered.is_waiting() {
+            format!("{why}; nothing was begun")
+        } else {
+            format!(
+                "{why}; what was begun goes on by itself as soon as it can: do not order it again"
+            )
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pki::{Authority, CertifiedKey};
+use pki::{Authority, Certificate, CertifiedKey};
 use process::Failure;
 use serde::de::DeserializeOwned;
 
@@ -80,11 +80,18 @@ pub(super) fn open(
         orders_noted: Orders::default(),
     };
     count_issued(&mut tunnel.facts, journal, place.name, moment);
-    let Contents { ca, leaf, .. } = contents;
+    let Contents {
+        ca,
+        leaf,
+        client_ca,
+        ..
+    } = contents;
     if let Some(stored) = ca {
         take_ca(&mut tunnel, journal, stored, moment)?;
     }
+    discard_lost_standby(&mut tunnel, journal, moment).map_err(disk_failure)?;
     load_certificates(&mut tunnel).map_err(disk_failure)?;
+    note_lost_client_ca(&mut tunnel, client_ca.as_ref());
     if let Some(pair) = leaf {
         take_leaf(&mut tunnel, journal, pair, moment).map_err(disk_failure)?;
     }
@@ -132,7 +139,8 @@ fn count_issued(facts: &mut Facts, journal: &Journal, tunnel: &str, moment: Mome
     let begun = journal
         .recent(tunnel, Kind::ServerCertificate)
         .filter(|record| {
-            let free = ["ordered", "issuer_changed"].contains(&record.entry.reason.as_str());
+            let free = ["ordered", "issuer_changed", "client_ca_changed"];
+            let free = free.contains(&record.entry.reason.as_str());
             record.entry.phase == "begun" && !free
         });
     for record in begun {
@@ -215,6 +223,43 @@ fn take_ca(
     Ok(())
 }
 
+/// A standby CA without its key can never sign: another is made.
+fn discard_lost_standby(
+    tunnel: &mut Tunnel,
+    journal: &mut Journal,
+    moment: Moment,
+) -> Result<(), DiskError> {
+    let standby = tunnel.ca.standby.as_ref();
+    let Some(lost) = standby.filter(|ca| tunnel.ca_key(ca).is_none()).cloned() else {
+        return Ok(());
+    };
+    let next = tunnel.ca.discarded();
+    let entry = ca::entry(&next, &tunnel.ca);
+    let times = (moment.wall, moment.boot);
+    journal.append(&tunnel.name, Kind::Ca, entry, times, true)?;
+    tunnel.ca = next;
+    tracing::error!(
+        tunnel = tunnel.name,
+        sha256 = lost.sha256,
+        "the key of the standby CA is not in custody: another standby CA is made, which verifiers need"
+    );
+    Ok(())
+}
+
+/// With the state its key is gone, and nobody who holds a certificate of it will be let in.
+fn note_lost_client_ca(tunnel: &mut Tunnel, stored: Option<&Certificate>) {
+    let Some(stored) = stored.filter(|_| tunnel.config.client_ca.is_some()) else {
+        return;
+    };
+    if tunnel.client_ca.active.is_none() {
+        let text = format!(
+            "the client CA of the store, sha256 {}, has no key here and is replaced: restore the state directory, or issue every client certificate anew",
+            stored.fingerprint()
+        );
+        tunnel.trouble("lost client CA", text);
+    }
+}
+
 fn load_certificates(tunnel: &mut Tunnel) -> Result<(), DiskError> {
     let (ca, client) = (&tunnel.ca, &tunnel.client_ca);
     let ours = [
@@ -257,6 +302,7 @@ fn take_leaf(
     let id = adopted_id(&sha256);
     let mut leaf = describe(&id, &pair, &active.sha256, moment);
     leaf.foreign = true;
+    leaf.client_ca = tunnel.wanted_client_ca();
     // The daily renewal is for ours. This one has its own life, and is replaced when two thirds of it
     // are over.
     let life = leaf.not_after.saturating_sub(leaf.not_before);

@@ -39,8 +39,8 @@ pub(super) fn status(
 impl Tunnel {
     fn status(&self, board: &Board, moment: Moment) -> TunnelStatus {
         let serving = self.leaf.serving.as_ref();
-        let ca = |ca: &Option<authority::Ca>| {
-            let ca = ca.as_ref().and_then(|ca| self.certificate(ca));
+        let ca = |ca: Option<&authority::Ca>| {
+            let ca = ca.and_then(|ca| self.certificate(ca));
             ca.map(certificate_status)
         };
         TunnelStatus {
@@ -53,9 +53,9 @@ impl Tunnel {
                 .map(|pair| certificate_status(pair.certificate())),
             phase: self.leaf.phase().to_owned(),
             renew_at: serving.map(|leaf| leaf.rekey_at),
-            ca: ca(&self.ca.active),
-            standby_ca: ca(&self.ca.standby),
-            client_ca: ca(&self.client_ca.active),
+            ca: ca(self.ca.active.as_ref()),
+            standby_ca: ca(self.ca.standby.as_ref()),
+            client_ca: ca(self.client_ca()),
             ca_key_unsealed: true,
             alarms: self.alarms(board, moment),
             rotations: Rotations {
@@ -65,16 +65,34 @@ impl Tunnel {
         }
     }
 
+    /// Proxies that go on with earlier routes and denials.
+    fn refused_policies(&self, board: &Board) -> Vec<String> {
+        let key = (self.name.clone(), Resource::Policy);
+        let replicas = board.replicas.borrow();
+        let refused = replicas.iter().filter_map(|(name, replica)| {
+            let (generation, reason) = replica.nacks.get(&key)?;
+            Some(format!(
+                "{name} refused the policy of generation {generation} ({reason:?}) and goes on with the one before"
+            ))
+        });
+        refused.collect()
+    }
+
     fn alarms(&self, board: &Board, moment: Moment) -> Vec<String> {
         let now = moment.unix();
         let lifetime = self.config.server_certificate.lifetime.as_secs();
         let mut alarms = authority::alarms(&self.ca, now, lifetime);
-        if let Some(ca) = &self.client_ca.active
-            && ca.not_after.saturating_sub(now) < 30 * 86_400
-        {
-            let days = ca.not_after.saturating_sub(now) / 86_400;
-            alarms.push(format!("the client CA ends in {days} days"));
+        match self.client_ca() {
+            Some(ca) if ca.not_after < now => {
+                alarms.push("the client CA has expired: every caller is refused".to_owned());
+            }
+            Some(ca) if ca.not_after - now < 30 * 86_400 => {
+                let days = (ca.not_after - now) / 86_400;
+                alarms.push(format!("the client CA ends in {days} days"));
+            }
+            _ => {}
         }
+        alarms.extend(self.refused_policies(board));
         alarms.extend(self.facts.conflict.clone());
         alarms.extend(self.facts.troubles.values().cloned());
         match &self.leaf.serving {

@@ -8,6 +8,7 @@ use super::*;
 use crate::board::{Order, Publications, Refusal, Replica, Replicas};
 use crate::status::{Operation, OperationState, Status, TunnelStatus};
 
+mod client_ca;
 mod crash;
 mod orders;
 mod store;

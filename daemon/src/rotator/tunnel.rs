@@ -162,6 +162,9 @@ pub(super) enum StepError {
     Lost(&'static str),
 }
 
+/// Topic of a CA that cannot sign.
+pub(super) const SIGNER: &str = "signer";
+
 impl StepError {
     /// For the journal.
     pub(super) fn class(&self) -> &'static str {

@@ -76,6 +76,9 @@ pub enum Cause {
     IssuerChanged,
     /// The configuration has names that it lacks.
     NamesChanged,
+    /// Another client CA is configured, or one at all, or none any more. Proxies take what they get with a
+    /// generation once, so that needs a new one.
+    ClientCaChanged,
     /// It begins in the future: the clock was set back.
     NotYetValid,
     /// Every proxy refused its successor.

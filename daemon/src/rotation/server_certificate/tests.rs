@@ -19,6 +19,7 @@ fn leaf(id: &str, issuer: &str, issued_at: u64) -> Leaf {
         page_at: issued_at + LIFE * 17 / 20,
         generation: 1,
         foreign: false,
+        client_ca: None,
     }
 }
 
@@ -36,6 +37,7 @@ fn calm() -> Seen {
         lifetime: LIFE,
         serving_usable: true,
         fits: true,
+        client_ca_fits: true,
         published: u64::MAX,
         ..Seen::default()
     }
@@ -412,6 +414,7 @@ fn no_combination_of_state_sight_and_time_decides_something_dangerous() {
                     lifetime: LIFE,
                     serving_usable: bit(0),
                     fits: bit(1),
+                    client_ca_fits: true,
                     restorable: vec!["old".to_owned()],
                     key_usable: bit(2),
                     certificate_usable: bit(3),

@@ -359,6 +359,39 @@ fn an_order_for_a_tunnel_that_is_not_there_names_those_that_are() {
     assert_eq!(refused.next, "configured are: main");
 }
 
+/// Its end would be waited for in vain.
+#[test]
+fn orders_fail_at_once_when_the_ca_cannot_sign() {
+    let world = World::new();
+    let mut engine = world.start();
+    world.ack("a");
+    let key = |name: &str| world.path("state/custody/main").join(name);
+    let lost: Vec<_> = world
+        .keys()
+        .into_iter()
+        .filter(|name| name.starts_with("ca-"))
+        .collect();
+    for name in &lost {
+        std::fs::remove_file(key(name)).unwrap();
+    }
+    // The running daemon finds out when it needs the standby.
+    let refused = world.order(&mut engine, switch(true)).unwrap_err();
+    assert!(refused.what.contains("is not in custody"), "{refused:?}");
+    drop(engine);
+    // The store has a copy of the key in force; without it nothing can be signed.
+    std::fs::remove_dir_all(world.path("store")).unwrap();
+    let standby = world.status().standby_ca.unwrap().sha256;
+    engine = world.start();
+    assert_ne!(world.status().standby_ca.unwrap().sha256, standby);
+    let operation = world.rotate(&mut engine);
+    assert_eq!(operation.state, OperationState::Failed);
+    assert!(
+        operation.detail.contains("the CA cannot sign")
+            && operation.detail.ends_with("nothing was begun"),
+        "{operation:?}"
+    );
+}
+
 #[test]
 fn a_client_certificate_is_signed_for_a_key_that_stays_where_it_is() {
     let world = World::with("    client_ca: { lifetime: 30d }\n");

@@ -84,14 +84,14 @@ fn a_token_is_passed_on_to_connectors_and_its_change_as_well() {
             .unwrap()
     };
     assert_eq!(token(&world).token.expose(), "canary-token");
-    assert_eq!(token(&world).generation, 1);
+    let first = token(&world).generation;
     drop(engine);
     engine = world.start();
-    assert_eq!(token(&world).generation, 1);
+    assert_eq!(token(&world).generation, first);
     write(&world, "tunnel-token", "another");
     world.turn(&mut engine);
     assert_eq!(token(&world).token.expose(), "another");
-    assert_eq!(token(&world).generation, 2);
+    assert_eq!(token(&world).generation, first + 1);
     // Proxies are not bothered by it.
     assert_eq!(world.credential().generation, 1);
 }
@@ -244,6 +244,45 @@ fn the_state_may_be_lost_and_generations_still_rise() {
     drop(world.start());
     assert_eq!(world.credential().generation, 71);
     assert_eq!(world.credential().leaf, before.leaf);
+}
+
+/// A proxy that holds the policy of before refuses every earlier generation.
+#[test]
+fn the_state_may_be_lost_and_policies_still_rise() {
+    let mut world = World::with("    routes: { docs: 'http://127.0.0.1:1' }\n");
+    let policy = |world: &World| {
+        let publications = world.board.publications.borrow();
+        publications["main"].policy.clone().unwrap()
+    };
+    drop(world.start());
+    world.settings = "    routes: { docs: 'http://127.0.0.1:2' }\n".to_owned();
+    drop(world.start());
+    let before = policy(&world);
+    world.pass(5);
+    std::fs::remove_dir_all(world.path("state")).unwrap();
+    world.settings = "    routes: { renamed: 'http://127.0.0.1:2' }\n".to_owned();
+    drop(world.start());
+    let after = policy(&world);
+    assert!(after.generation > before.generation);
+    assert!(after.routes.as_ref().unwrap().contains_key("renamed"));
+}
+
+/// It would go on with routes and denials of before, and nobody would know.
+#[test]
+fn a_policy_that_a_proxy_refuses_alarms() {
+    let world = World::with("    routes: { docs: 'http://127.0.0.1:1' }\n");
+    let mut engine = world.start();
+    world.ack("a");
+    let key = ("main".to_owned(), Resource::Policy);
+    world.board.replicas.send_modify(|replicas| {
+        let replica = replicas.get_mut("a").unwrap();
+        replica.nacks.insert(key, (7, Reason::Stale));
+    });
+    world.turn(&mut engine);
+    assert_eq!(
+        world.status().alarms,
+        ["a refused the policy of generation 7 (Stale) and goes on with the one before"]
+    );
 }
 
 #[test]
