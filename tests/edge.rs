@@ -3,10 +3,16 @@
 
 mod access;
 mod credential;
+mod database;
+mod federation;
 mod harm;
+mod openapi;
 mod path;
+#[path = "../edge/src/tests/postgres.rs"]
+mod postgres;
 mod several;
 mod stand;
 mod state;
+mod world;
 
 pub(crate) use access::hello;
