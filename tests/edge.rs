@@ -2,6 +2,8 @@
 //! change while traffic flows, and whoever means harm.
 
 mod access;
+mod agent;
+mod agent_stdio;
 mod credential;
 mod database;
 mod federation;
@@ -16,3 +18,5 @@ mod state;
 mod world;
 
 pub(crate) use access::hello;
+pub(crate) use agent::{Agent, command, mutual};
+pub(crate) use stand::{OPEN, Stand};

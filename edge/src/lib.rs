@@ -5,6 +5,7 @@
 //! first lines are its map.
 
 pub mod access;
+pub mod agent;
 pub mod asn;
 pub mod assertion;
 pub mod backed;

@@ -342,11 +342,14 @@ impl Stand {
     }
 }
 
+/// The edge's program.
+pub(super) fn program() -> PathBuf {
+    let programs = Programs::beside().unwrap();
+    programs.proxy.with_file_name("keyward-edge")
+}
+
 async fn edge(folder: &Path, health: SocketAddr) -> Program {
-    let program = Programs::beside()
-        .unwrap()
-        .proxy
-        .with_file_name("keyward-edge");
+    let program = program();
     let config = folder.join("edge.yaml");
     let words = ["serve", "--config", config.to_str().unwrap()];
     Program::start(&program, &words, health, folder.join("edge.log")).await

@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use tokio_rustls::TlsConnector;
 
 use super::{Front, Server, installed, run, said, scripts, text};
 
 /// Scenario and check, with its status.
-type Outcome = BTreeMap<String, String>;
+pub(super) type Outcome = BTreeMap<String, String>;
 
 /// The name that the suite's check against DNS rebinding asks for. It must be in the certificate and lead to the upstream,
 /// or the client never gets to hear the server's refusal.
@@ -79,19 +80,7 @@ async fn same_as_direct(revision: &str) -> Outcome {
             through
                 .extend(suite(&front, &format!("http://localhost:{}", plain.port()), &only).await);
         }
-        let checks: BTreeSet<&String> = direct.keys().chain(through.keys()).collect();
-        let differing: Vec<_> = checks
-            .into_iter()
-            .filter(|check| direct.get(*check) != through.get(*check))
-            .map(|check| {
-                format!(
-                    "{check}: {:?} direct, {:?} through",
-                    direct.get(check),
-                    through.get(check)
-                )
-            })
-            .collect();
-        assert!(differing.is_empty(), "over {carrier}: {differing:#?}");
+        assert_same(&direct, &through, carrier);
     }
     front.stop().await;
     direct
@@ -137,7 +126,7 @@ async fn unwrapped(front: &Front, address: SocketAddr) -> SocketAddr {
     bound
 }
 
-fn passed(outcome: &Outcome) -> usize {
+pub(super) fn passed(outcome: &Outcome) -> usize {
     outcome
         .values()
         .filter(|status| *status == "SUCCESS")
@@ -145,11 +134,15 @@ fn passed(outcome: &Outcome) -> usize {
 }
 
 async fn suite(front: &Front, base: &str, what: &[&str]) -> Outcome {
+    outcome(front.client(&installed("bin/node")), base, what).await
+}
+
+/// What the suite says about the server behind `base`, run by `node`.
+pub(super) async fn outcome(mut node: Command, base: &str, what: &[&str]) -> Outcome {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let program = installed("npm/node_modules/@modelcontextprotocol/conformance/dist/index.js");
-    let mut command = front.client(&installed("bin/node"));
     let url = format!("{base}/mcp");
-    command.args([
+    node.args([
         text(&program),
         "server",
         "--url",
@@ -157,12 +150,29 @@ async fn suite(front: &Front, base: &str, what: &[&str]) -> Outcome {
         "-o",
         text(folder.path()),
     ]);
-    command.args(what);
+    node.args(what);
     // Its exit code says whether everything passed, which is not the question here.
-    let output = run(&mut command).await;
+    let output = run(&mut node).await;
     let outcome = read(folder.path());
     assert!(!outcome.is_empty(), "no results:\n{}", said(&output));
     outcome
+}
+
+/// Fails, with what differs, unless both are the same.
+pub(super) fn assert_same(direct: &Outcome, through: &Outcome, by: &str) {
+    let checks: BTreeSet<&String> = direct.keys().chain(through.keys()).collect();
+    let differing: Vec<_> = checks
+        .into_iter()
+        .filter(|check| direct.get(*check) != through.get(*check))
+        .map(|check| {
+            format!(
+                "{check}: {:?} direct, {:?} through",
+                direct.get(check),
+                through.get(check)
+            )
+        })
+        .collect();
+    assert!(differing.is_empty(), "over {by}: {differing:#?}");
 }
 
 /// The results as the suite leaves them: a folder `server-SCENARIO-TIME` each, with its checks.

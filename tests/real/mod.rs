@@ -1,6 +1,7 @@
 //! Other people's programs against the whole stack: MCP SDKs, conformance suites, TLS clients. What they need is installed
 //! by `tests/install.sh`; what is missing is a failure, never a skip.
 
+mod agent;
 mod conformance;
 mod curl_openssl;
 mod h2spec;

@@ -1,10 +1,19 @@
-"""The Python SDK (PyPI mcp) as a client. Usage: client.py URL ours|everything 2025-11-25|2026-07-28"""
+"""The Python SDK (PyPI mcp) as a client. Usage: client.py URL ours|everything 2025-11-25|2026-07-28
+In place of the URL: a command as a JSON array, for standard input and output. RESOLVE_TO: where every name leads."""
 
 import asyncio
+import json
+import os
+import socket
 import sys
 import time
 
 from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+
+if address := os.environ.get("RESOLVE_TO"):
+    resolve = socket.getaddrinfo
+    socket.getaddrinfo = lambda _host, *more, **named: resolve(address, *more, **named)
 
 SHAPES = {
     "ours": {
@@ -25,7 +34,9 @@ SHAPES = {
 async def main(url: str, kind: str, revision: str) -> None:
     shape = SHAPES[kind]
     mode = "legacy" if revision == "2025-11-25" else revision
-    async with Client(url, mode=mode) as client:
+    words = json.loads(url) if url.startswith("[") else None
+    server = StdioServerParameters(command=words[0], args=words[1:]) if words else url
+    async with Client(server, mode=mode) as client:
         assert client.protocol_version == revision, f"negotiated {client.protocol_version}"
         names = [tool.name for tool in (await client.list_tools()).tools]
         assert set(shape["tools"]) <= set(names), f"tools/list: {names}"

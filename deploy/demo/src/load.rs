@@ -21,7 +21,7 @@ use crate::trust::Trust;
 /// One way through the stack.
 #[derive(Clone, Debug)]
 pub struct Lane {
-    /// Of the carrier, for messages: `websocket`, `tls`.
+    /// Of the carrier, for messages: `websocket`, `tls`, `edge`.
     pub carrier: &'static str,
     /// Where it begins.
     pub target: Target,
@@ -37,17 +37,26 @@ impl Lane {
         let mut lanes = Vec::new();
         for (carrier, target) in carriers {
             for version in [HttpVersion::One, HttpVersion::Two] {
-                for revision in revisions {
-                    lanes.push(Self {
-                        carrier,
-                        target: target.clone(),
-                        version,
-                        revision: *revision,
-                    });
-                }
+                lanes.extend(Self::over(carrier, target, version, revisions));
             }
         }
         lanes
+    }
+
+    /// A way for each of `revisions`.
+    pub fn over(
+        carrier: &'static str,
+        target: &Target,
+        version: HttpVersion,
+        revisions: &[Revision],
+    ) -> Vec<Self> {
+        let lane = |revision: &Revision| Self {
+            carrier,
+            target: target.clone(),
+            version,
+            revision: *revision,
+        };
+        revisions.iter().map(lane).collect()
     }
 
     /// As it is written in messages.
@@ -55,6 +64,7 @@ impl Lane {
         let version = match self.version {
             HttpVersion::One => "http/1.1",
             HttpVersion::Two => "h2",
+            HttpVersion::Plain => "http/1.1 to the agent",
         };
         format!("{}, {version}, {}", self.carrier, self.revision.name())
     }

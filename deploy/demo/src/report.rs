@@ -178,7 +178,7 @@ impl Screen {
     ) {
         let mut lines = vec![
             format!(
-                "{:.1} s, {connections} TLS connections, {seen} server certificates seen, every answer checked",
+                "{:.1} s, {connections} connections, {seen} server certificates seen, every answer checked",
                 elapsed.as_secs_f64()
             ),
             String::new(),

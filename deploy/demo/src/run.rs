@@ -148,6 +148,7 @@ fn verdict(end: End, ledger: &Ledger) -> Result<(), Failure> {
 async fn start(own: Option<&Upstream>, traffic: &Tasks) -> Result<(Stack, SocketAddr), Failure> {
     let programs = Programs::beside().map_err(|error| error.failure())?;
     let mut options = StackOptions::new(programs);
+    options.edge = true;
     if let Some(own) = own {
         options.upstream = Some(own.origin());
         options.allowed_ips = own.addresses.iter().map(ToString::to_string).collect();
@@ -189,8 +190,16 @@ async fn plan(
         path.clone_from(&own.path);
         revisions = spoken(stack, &path, ledger, traffic).await?;
     }
+    let mut lanes = Vec::new();
+    if let Some(agent) = stack.agent() {
+        // The way that agents go is the main one.
+        for _ in 0..2 {
+            lanes.extend(Lane::over("edge", &agent, HttpVersion::Plain, &revisions));
+        }
+    }
+    lanes.extend(Lane::all(&carriers, &revisions));
     Ok(Plan {
-        lanes: Lane::all(&carriers, &revisions),
+        lanes,
         path,
         server: if own.is_some() {
             Server::Foreign
@@ -260,9 +269,14 @@ async fn rotate(stack: &Stack, ledger: &Ledger, done: &Done, seconds: u32) -> En
     for second in 0..seconds {
         let at = began + Duration::from_secs(second.into());
         let later = Duration::from_millis(if second % 2 == 0 { 0 } else { 500 });
+        let ca = async {
+            one(Rotation::Ca, &done.ca, at + later).await?;
+            // The next one is told now, so that everybody holds it when its time comes.
+            stack.prepare().await
+        };
         let both = tokio::try_join!(
             one(Rotation::ServerCertificate, &done.server_certificate, at),
-            one(Rotation::Ca, &done.ca, at + later),
+            ca,
         );
         if let Err(error) = both {
             return End::Stuck(error);

@@ -15,7 +15,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Why certificates cannot be trusted.
@@ -28,6 +28,9 @@ pub enum TrustError {
     /// What the daemon gave cannot anchor trust.
     #[error("not a usable CA certificate")]
     Unusable(#[from] rustls::Error),
+    /// What is to be shown is no certificate with its key.
+    #[error("not a usable client certificate")]
+    Client(#[source] rustls::Error),
     /// There is none to trust.
     #[error("no CA certificate to trust")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
@@ -37,7 +40,14 @@ pub enum TrustError {
 pub struct Trust {
     provider: Arc<CryptoProvider>,
     held: RwLock<Held>,
+    shown: RwLock<Option<Shown>>,
     seen: Mutex<HashSet<Vec<u8>>>,
+}
+
+/// The clients' own certificate.
+struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
 }
 
 #[derive(Default)]
@@ -52,6 +62,7 @@ impl Trust {
         Arc::new(Self {
             provider: Arc::new(aws_lc_rs::default_provider()),
             held: RwLock::default(),
+            shown: RwLock::default(),
             seen: Mutex::default(),
         })
     }
@@ -82,6 +93,22 @@ impl Trust {
         Ok(())
     }
 
+    /// From now on clients show this certificate, PEM, where they are asked for one.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or the key is none.
+    pub fn show(&self, certificate: &str, key: &str) -> Result<(), TrustError> {
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
+        let shown = Shown {
+            chain: chain?,
+            key: PrivateKeyDer::from_pem_slice(key.as_bytes())?,
+        };
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Some(shown);
+        Ok(())
+    }
+
     /// The certificates in force as one PEM text, for programs that read a CA file.
     pub fn pem(&self) -> String {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
@@ -99,13 +126,19 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// The provider has no suite for TLS 1.2 and 1.3.
+    /// The provider has no suite for TLS 1.2 and 1.3, or the clients' own certificate is unusable.
     pub fn client(self: &Arc<Self>, alpn: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        let config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::<Self>::clone(self))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::<Self>::clone(self));
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let mut config = match &*shown {
+            Some(Shown { chain, key }) => config
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .map_err(TrustError::Client)?,
+            None => config.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![alpn.to_vec()];
         Ok(Arc::new(config))
     }

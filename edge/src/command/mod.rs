@@ -1,10 +1,11 @@
 //! The command line of `keyward-edge`.
 //!
-//! Apart from `serve`, `check`, `explain` and `login` every command works on the state directly, as the operator who may
+//! Apart from `serve`, `agent`, `check`, `explain` and `login` every command works on the state directly, as the operator who may
 //! read it: edges that run act on a change within a second, as on one that came through the API. What
 //! is printed is one JSON object, the API's own where there is one.
 
 mod access;
+mod agent;
 mod certificate;
 mod check;
 mod copy;
@@ -50,6 +51,8 @@ enum Command {
     },
     /// Read a configuration as serve does, and say what it means
     Check(check::Arguments),
+    /// Serve MCP clients of this machine: a local address for each route behind an edge
+    Agent(Box<agent::Arguments>),
     /// Make the state of a new edge
     Init {
         /// The edge's name: `api.` and `agents.` stand before it, and tunnels get domains under it
@@ -125,6 +128,7 @@ where
             let arguments = ServeArguments { config, state };
             process::start(|tasks| serve(arguments, tasks))
         }
+        Command::Agent(arguments) => process::start(|tasks| agent::run(*arguments, tasks)),
         command => process::start(|tasks| async move {
             tokio::select! {
                 ended = operate(command, state) => ended,
@@ -161,6 +165,7 @@ async fn operate(command: Command, options: StateOptions) -> Result<(), Failure>
         Command::Restore { file } => copy::restore(&file, &session).await,
         // Handled above.
         Command::Serve { .. }
+        | Command::Agent(_)
         | Command::Check(_)
         | Command::Init { .. }
         | Command::Login(_)

@@ -31,13 +31,15 @@ pub enum HttpVersion {
     One,
     /// HTTP/2.
     Two,
+    /// HTTP/1.1 without TLS, as the agent of this machine takes it.
+    Plain,
 }
 
 impl HttpVersion {
     /// As ALPN says it, RFC 7301.
     pub fn alpn(self) -> &'static [u8] {
         match self {
-            Self::One => b"http/1.1",
+            Self::One | Self::Plain => b"http/1.1",
             Self::Two => b"h2",
         }
     }
@@ -55,9 +57,9 @@ pub enum Connection {
 /// Where requests go.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where the carrier takes bytes: a bridge, or the proxy's `tls` listener.
+    /// Where the carrier takes bytes: a bridge, the proxy's `tls` listener, or an agent.
     pub address: SocketAddr,
-    /// The public name: server name of inner TLS and `Host`.
+    /// The name that is asked for: `Host`, and the server name of inner TLS.
     pub host: String,
 }
 
@@ -69,7 +71,8 @@ pub struct Http {
 
 struct Shared {
     target: Target,
-    name: ServerName<'static>,
+    /// Of inner TLS; none without.
+    name: Option<ServerName<'static>>,
     authority: HeaderValue,
     version: HttpVersion,
     tls: Arc<ClientConfig>,
@@ -96,7 +99,13 @@ impl Http {
         tasks: &Tasks,
     ) -> Result<Self, CallError> {
         let bad = |error: &dyn std::error::Error| CallError::Request(error.to_string());
-        let name = ServerName::try_from(target.host.clone()).map_err(|error| bad(&error))?;
+        let name = match version {
+            HttpVersion::Plain => None,
+            HttpVersion::One | HttpVersion::Two => {
+                let name = ServerName::try_from(target.host.clone());
+                Some(name.map_err(|error| bad(&error))?)
+            }
+        };
         let authority = HeaderValue::try_from(&target.host).map_err(|error| bad(&error))?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -157,7 +166,7 @@ impl Http {
     /// HTTP/1.1 wants a path and `Host`, HTTP/2 the whole URI (RFC 9113 §8.3.1).
     fn address(&self, request: &mut Request<Full<Bytes>>) -> Result<(), CallError> {
         match self.shared.version {
-            HttpVersion::One => {
+            HttpVersion::One | HttpVersion::Plain => {
                 let host = self.shared.authority.clone();
                 request.headers_mut().insert(header::HOST, host);
             }
@@ -236,8 +245,11 @@ impl Http {
             .map_err(|error| CallError::Tcp(shared.target.address, error))?;
         tcp.set_nodelay(true)
             .map_err(|error| CallError::Tcp(shared.target.address, error))?;
+        let Some(name) = &shared.name else {
+            return self.one(TokioIo::new(tcp)).await;
+        };
         let tls = TlsConnector::from(Arc::clone(&shared.tls))
-            .connect(shared.name.clone(), tcp)
+            .connect(name.clone(), tcp)
             .await
             .map_err(CallError::Tls)?;
         if tls.get_ref().1.alpn_protocol() != Some(shared.version.alpn()) {
@@ -246,12 +258,7 @@ impl Http {
         }
         let io = TokioIo::new(tls);
         match shared.version {
-            HttpVersion::One => {
-                let made = http1::handshake(io).await;
-                let (sender, connection) = made.map_err(|error| CallError::http(&error))?;
-                shared.tasks.spawn(async move { drop(connection.await) });
-                Ok(Sender::One(sender))
-            }
+            HttpVersion::One | HttpVersion::Plain => self.one(io).await,
             HttpVersion::Two => {
                 let made = http2::handshake(TokioExecutor::new(), io).await;
                 let (sender, connection) = made.map_err(|error| CallError::http(&error))?;
@@ -259,6 +266,18 @@ impl Http {
                 Ok(Sender::Two(sender))
             }
         }
+    }
+
+    async fn one<T>(&self, io: T) -> Result<Sender, CallError>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let made = http1::handshake(io).await;
+        let (sender, connection) = made.map_err(|error| CallError::http(&error))?;
+        self.shared
+            .tasks
+            .spawn(async move { drop(connection.await) });
+        Ok(Sender::One(sender))
     }
 }
 

@@ -62,7 +62,7 @@ impl Paths {
             "state: {state}\nlog_level: {level}\ncontrol:\n  socket: {control}\n  subscribers: [{uid}]\noperator:\n  socket: {operator}\n\
              health:\n  listen_addr: 127.0.0.1:0\ntunnels:\n  {tunnel}:\n    provider: static\n    \
              domain: {domain}\n    store: {store}\n    server_certificate:\n      lifetime: 1h\n      \
-             extra_names: [{names}]\n{more}",
+             extra_names: [{names}]\n{client_ca}{more}",
             state = quoted(&self.root.join("state").display().to_string()),
             level = options.log_level,
             control = quoted(&self.control_socket.display().to_string()),
@@ -73,6 +73,11 @@ impl Paths {
             domain = options.domain,
             store = quoted(&format!("dir:{}", self.store.display())),
             names = names.join(", "),
+            client_ca = if options.edge {
+                "    client_ca: {lifetime: 30d}\n"
+            } else {
+                ""
+            },
             more = options.daemon_yaml,
         );
         write(&self.daemon_config, &text)
@@ -83,10 +88,11 @@ impl Paths {
         options: &StackOptions,
         listeners: Listeners,
         routes: &[(String, String)],
+        edge: &str,
     ) -> Result<(), StackError> {
         let mut text = format!(
             "listen_addr: {websocket}\nlog_level: {level}\ntunnel_domain: {domain}\ncarriers:\n  tls:\n    \
-             listen_addr: {tls}\ncontrol:\n  socket: {control}\n  replica: demo\nhealth:\n  listen_addr: {health}\n\
+             listen_addr: {tls}\n{edge}control:\n  socket: {control}\n  replica: demo\nhealth:\n  listen_addr: {health}\n\
              upstream:\n  allowed_ips: [{allowed}]\n",
             websocket = listeners.websocket,
             tls = listeners.tls,
@@ -155,11 +161,11 @@ impl Listeners {
 }
 
 /// A YAML scalar that is a text whatever is in it: YAML 1.2 takes every JSON string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn write(path: &Path, text: &str) -> Result<(), StackError> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), StackError> {
     use std::io::Write as _;
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::options()

@@ -1,9 +1,9 @@
 //! The whole stack on loopback, each program a process of its own.
 //!
-//! `keyward` and `keyward-proxy` run exactly as an operator runs them, from configuration files; the
-//! sample server and the connector double are this program under hidden words. Everything lives in
+//! `keyward`, `keyward-proxy` and `keyward-edge` run exactly as an operator runs them; the sample server and the connector double are this program under hidden words. Everything lives in
 //! one temporary folder of mode 0700, and goes with the [`Stack`].
 
+mod edge;
 mod error;
 mod files;
 mod operator;
@@ -18,6 +18,7 @@ use process::Tasks;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use edge::Agent;
 pub use error::StackError;
 pub use files::{Listeners, Paths};
 pub use operator::{Operator, OperatorError, Rotation};
@@ -25,6 +26,7 @@ pub use program::{Ended, Pipes, Program, Programs};
 
 use crate::client::Target;
 use crate::trust::Trust;
+use edge::Edge;
 
 /// Name of the one tunnel.
 pub const TUNNEL: &str = "main";
@@ -61,6 +63,9 @@ pub struct StackOptions {
     pub proxy_yaml: String,
     /// How long streams outlive the connector's SIGTERM.
     pub grace: Duration,
+    /// With an edge that the proxy dials, and an agent that calls through it. Every carrier wants a
+    /// client certificate then.
+    pub edge: bool,
 }
 
 impl StackOptions {
@@ -78,6 +83,7 @@ impl StackOptions {
             daemon_yaml: String::new(),
             proxy_yaml: String::new(),
             grace: Duration::from_secs(30),
+            edge: false,
         }
     }
 }
@@ -93,6 +99,10 @@ pub struct Stack {
     pub connector: Program,
     /// The sample server, unless the upstream is somebody's own.
     pub sample: Option<Program>,
+    /// The edge, if there is one.
+    pub edge: Option<Program>,
+    /// The agent that calls through it.
+    pub agent: Option<Agent>,
     /// Where the proxy listens.
     pub listeners: Listeners,
     /// Where the connector takes far peers.
@@ -154,14 +164,24 @@ impl Stack {
         paths.write_daemon(&options)?;
         let operator = Operator::new(&paths.operator_socket, tasks);
         let daemon = start::daemon(&options, &paths, &operator).await?;
-        let (proxy, listeners) = start::proxy(&options, &paths, &upstream).await?;
+        let trust = Trust::new();
+        let edge = if options.edge {
+            let status = operator.status().await?;
+            Some(Edge::start(&options, &paths, &status, &trust).await?)
+        } else {
+            None
+        };
+        let carrier = edge.as_ref().map(Edge::carrier).unwrap_or_default();
+        let (proxy, listeners) = start::proxy(&options, &paths, &upstream, &carrier).await?;
         let (connector, connector_address, connector_metrics) =
             start::connector(&options, listeners.websocket, &paths.logs).await?;
-        let this = Self {
+        let mut this = Self {
             daemon,
             proxy,
             connector,
             sample,
+            edge: None,
+            agent: None,
             listeners,
             connector_address,
             connector_metrics,
@@ -169,11 +189,15 @@ impl Stack {
             paths,
             operator,
             options,
-            trust: Trust::new(),
+            trust,
             rotating_ca: tokio::sync::Mutex::new(()),
             folder: None,
         };
         this.follow(&this.operator.status().await?)?;
+        if let Some(edge) = edge {
+            this.agent = Some(edge.agent(&this.options, &this.paths).await?);
+            this.edge = Some(edge.program);
+        }
         Ok(this)
     }
 
@@ -195,8 +219,13 @@ impl Stack {
         }
     }
 
+    /// The way by the agent, if there is one: the route's name on this machine, without TLS.
+    pub fn agent(&self) -> Option<Target> {
+        self.agent.as_ref().map(Agent::target)
+    }
+
     /// Rotates as an operator does, and waits until it is done. Before the CA is switched, the
-    /// clients' trust gets the standby; when it is done, the retired one leaves.
+    /// clients' trust gets the standby, and an agent holds it; when it is done, the retired one leaves.
     ///
     /// # Errors
     ///
@@ -208,8 +237,22 @@ impl Stack {
         let _one_at_a_time = self.rotating_ca.lock().await;
         let before = self.standby().await?;
         self.follow(&before)?;
+        if let Some(agent) = &self.agent {
+            agent.holds(&self.trust.pem(), ROTATION).await?;
+        }
         self.operator.rotate(what, ROTATION).await?;
         self.follow(&self.operator.status().await?)
+    }
+
+    /// Has the clients' trust hold the next CA before its rotation is asked for, so that whoever reads
+    /// a file has read it by then.
+    ///
+    /// # Errors
+    ///
+    /// The daemon does not answer, or makes no standby CA.
+    pub async fn prepare(&self) -> Result<(), StackError> {
+        let _one_at_a_time = self.rotating_ca.lock().await;
+        self.follow(&self.standby().await?)
     }
 
     /// The generation that is published.
@@ -226,16 +269,20 @@ impl Stack {
     /// The first program that ended by itself.
     pub fn ended(&self) -> Option<Ended> {
         let programs = [&self.daemon, &self.proxy, &self.connector];
-        let ended = programs.into_iter().find_map(Program::ended);
-        ended.or_else(|| self.sample.as_ref()?.ended())
+        let agent = self.agent.as_ref().map(|agent| &agent.program);
+        let more = [self.sample.as_ref(), self.edge.as_ref(), agent];
+        let mut programs = programs.into_iter().chain(more.into_iter().flatten());
+        programs.find_map(Program::ended)
     }
 
     /// Stops every program, from the outside to the inside, and says which one did not end well.
     pub async fn stop(mut self, keep: bool) -> Vec<String> {
         let mut complaints = Vec::new();
         let programs = [
+            self.agent.as_mut().map(|agent| &mut agent.program),
             Some(&mut self.connector),
             Some(&mut self.proxy),
+            self.edge.as_mut(),
             Some(&mut self.daemon),
             self.sample.as_mut(),
         ];
@@ -280,8 +327,13 @@ impl Stack {
             .iter()
             .filter_map(|key| tunnel(status, key)?.as_str())
             .collect();
+        let before = self.trust.pem();
         self.trust.hold(&certificates)?;
-        self.paths.write_trust(&self.trust.pem())
+        let now = self.trust.pem();
+        if now == before {
+            return Ok(());
+        }
+        self.paths.write_trust(&now)
     }
 }
 
@@ -289,7 +341,9 @@ impl Drop for Stack {
     /// The folder can only be removed when nobody writes into it any more.
     fn drop(&mut self) {
         let programs = [&mut self.daemon, &mut self.proxy, &mut self.connector];
-        for program in programs.into_iter().chain(self.sample.as_mut()) {
+        let agent = self.agent.as_mut().map(|agent| &mut agent.program);
+        let more = [self.sample.as_mut(), self.edge.as_mut(), agent];
+        for program in programs.into_iter().chain(more.into_iter().flatten()) {
             program.end();
         }
     }

@@ -63,6 +63,22 @@ impl Programs {
             demo: find("keyward-demo")?,
         })
     }
+
+    /// `keyward-edge`, beside the daemon: needed only where there is an edge.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub fn edge(&self) -> Result<PathBuf, StackError> {
+        let path = self.daemon.with_file_name("keyward-edge");
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(StackError::Missing {
+            program: "keyward-edge",
+            path,
+        })
+    }
 }
 
 /// A program that was started. Dropped, it is killed.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::{Listeners, Operator, Paths, Pipes, Program, ROUTE, StackError, StackOptions, tunnel};
 
 /// How long each program may take to be ready.
-const READY: Duration = Duration::from_secs(30);
+pub(super) const READY: Duration = Duration::from_secs(30);
 
 /// The daemon, once it has a CA.
 pub(super) async fn daemon(
@@ -96,6 +96,7 @@ pub(super) async fn proxy(
     options: &StackOptions,
     paths: &Paths,
     upstream: &str,
+    edge: &str,
 ) -> Result<(Program, Listeners), StackError> {
     let mut routes = vec![(ROUTE.to_owned(), upstream.to_owned())];
     routes.extend(options.routes.iter().cloned());
@@ -106,12 +107,12 @@ pub(super) async fn proxy(
     loop {
         attempts += 1;
         let listeners = Listeners::pick()?;
-        paths.write_proxy(options, listeners, &routes)?;
+        paths.write_proxy(options, listeners, &routes, edge)?;
         let arguments = with(&["--config".into()], &paths.proxy_config);
         let path = &options.programs.proxy;
         let mut proxy =
             Program::start("keyward-proxy", path, &arguments, &paths.logs, Pipes::None)?;
-        match wait_for_proxy(&mut proxy, listeners.health).await {
+        match wait_until_ready(&mut proxy, listeners.health).await {
             Ok(()) => return Ok((proxy, listeners)),
             Err(StackError::Ended(ended)) if attempts < 4 && ended.tail.contains("in use") => {}
             Err(error) => return Err(error),
@@ -119,7 +120,10 @@ pub(super) async fn proxy(
     }
 }
 
-async fn wait_for_proxy(proxy: &mut Program, health: SocketAddr) -> Result<(), StackError> {
+pub(super) async fn wait_until_ready(
+    proxy: &mut Program,
+    health: SocketAddr,
+) -> Result<(), StackError> {
     let over = tokio::time::Instant::now() + READY;
     let mut why = String::new();
     loop {
@@ -157,7 +161,7 @@ async fn ready(health: SocketAddr) -> std::io::Result<String> {
     limited.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-fn with(arguments: &[OsString], last: &Path) -> Vec<OsString> {
+pub(super) fn with(arguments: &[OsString], last: &Path) -> Vec<OsString> {
     let mut arguments = arguments.to_vec();
     arguments.push(last.as_os_str().to_owned());
     arguments
