@@ -3,8 +3,10 @@
 
 mod ack;
 mod denied;
+mod drain;
 mod ends;
 mod leak;
+mod metrics;
 mod nack;
 mod sources;
 mod streams;

@@ -23,22 +23,20 @@ const LATER: Duration = Duration::from_millis(2);
 async fn a_daemon_killed_in_the_middle_of_rotations_recovers_and_callers_do_not_notice() {
     let mut running = Running::start(options().unwrap()).await.unwrap();
     let calls = Calls::begin(&running).await;
-    let mut generations = vec![running.stack.generation().await.unwrap()];
-    let mut serials = BTreeSet::new();
+    let mut seen = vec![at_rest(&running).await];
     for round in 0..KILLS {
         let what = [Rotation::ServerCertificate, Rotation::Ca][(round % 2) as usize];
         let ordered = running.stack.rotate(what);
         let _ = tokio::time::timeout(LATER * round, ordered).await;
         running.stack.daemon.kill().await;
-        serials.insert(serial_in(&running.stack.paths.store));
+        // Whole also in the middle of it.
+        serial_in(&running.stack.paths.store);
         restart(&mut running).await;
-        generations.push(running.stack.generation().await.unwrap());
+        seen.push(at_rest(&running).await);
     }
-    assert!(
-        generations.is_sorted(),
-        "a generation came back: {generations:?}"
-    );
-    assert!(serials.len() > 3, "no rotation came through: {serials:?}");
+    assert_eq!(used_twice(&seen), None, "{seen:?}");
+    let serials: BTreeSet<&String> = seen.iter().map(|(_, serial)| serial).collect();
+    assert!(serials.len() > 3, "no rotation came through: {seen:?}");
     assert!(
         calls.end().await > u64::from(KILLS),
         "nobody called meanwhile"
@@ -56,6 +54,55 @@ async fn a_daemon_killed_in_the_middle_of_rotations_recovers_and_callers_do_not_
         .await
         .unwrap();
     assert_eq!(answer, "after");
+}
+
+#[test]
+fn what_is_used_twice_is_found() {
+    let seen = |list: &[(u64, &str)]| {
+        let list: Vec<_> = list
+            .iter()
+            .map(|(n, text)| (*n, (*text).to_owned()))
+            .collect();
+        used_twice(&list)
+    };
+    assert_eq!(
+        seen(&[(1, "a"), (1, "a"), (2, "b"), (3, "b"), (4, "c")]),
+        None
+    );
+    for bad in [
+        &[(1, "a"), (1, "b")][..],
+        &[(2, "a"), (1, "b")],
+        &[(1, "a"), (2, "b"), (3, "a")],
+    ] {
+        assert!(seen(bad).is_some(), "{bad:?}");
+    }
+}
+
+/// The generation in force, and the serial of the server certificate in the store.
+async fn at_rest(running: &Running) -> (u64, String) {
+    let generation = running.stack.generation().await.unwrap();
+    (generation, serial_in(&running.stack.paths.store))
+}
+
+/// A generation that goes back or names two certificates, or a certificate that comes back.
+fn used_twice(seen: &[(u64, String)]) -> Option<&'static str> {
+    let mut serials = BTreeSet::new();
+    let mut last: Option<&(u64, String)> = None;
+    for one in seen {
+        let (generation, serial) = one;
+        let (before, same) = last.map_or((0, false), |(n, text)| (*n, text == serial));
+        if *generation < before {
+            return Some("a generation came back");
+        }
+        if *generation == before && !same {
+            return Some("a generation has two certificates");
+        }
+        if !same && !serials.insert(serial) {
+            return Some("a serial came back");
+        }
+        last = Some(one);
+    }
+    None
 }
 
 /// Calls without a pause, all the time.

@@ -16,9 +16,11 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::carrier::Up;
+use crate::chain::Chain;
 use crate::config::ControlSource;
 use crate::credential::Credentials;
 use crate::forward::Forwarder;
+use crate::telemetry::Pace;
 
 use session::Session;
 
@@ -31,12 +33,18 @@ const GOOD: Duration = Duration::from_secs(10);
 /// A peer that takes longer to answer the `hello` is not a daemon.
 const WELCOME_LIMIT: Duration = Duration::from_secs(10);
 
+/// Two proxies of one name are told so this often.
+const REPLACED: Duration = Duration::from_secs(60);
+
 /// Why a subscription ended.
 #[derive(Debug, Error)]
 pub(crate) enum Ended {
-    /// Nobody listens, or the connection broke.
-    #[error("the control channel cannot be reached")]
-    Io(#[from] io::Error),
+    /// Nobody listens there, or we may not connect.
+    #[error("cannot connect to the control socket")]
+    Connect(#[source] io::Error),
+    /// The socket does not say whose it is.
+    #[error("the control socket's peer is not known")]
+    Peer(#[source] io::Error),
     /// What was read is not the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -55,6 +63,9 @@ pub(crate) enum Ended {
     /// What was sent is not taken.
     #[error("the daemon does not read")]
     Deaf,
+    /// Another subscriber took our name.
+    #[error("another subscriber has taken over: {0}")]
+    Replaced(String),
     /// The daemon closed the connection.
     #[error("the daemon closed the control channel")]
     Closed,
@@ -76,26 +87,19 @@ impl Subscriber {
     /// Stays subscribed until the stop.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut wait = FIRST_WAIT;
-        let mut said = String::new();
+        let mut news = News::default();
         while !self.tasks.is_stopping() {
             let begun = Instant::now();
             let Err(ended) = self.subscribe().await else {
                 return Ok(());
             };
+            self.credentials.channel_lost(true);
             if begun.elapsed() >= GOOD {
                 wait = FIRST_WAIT;
-                said.clear();
+                news.forget();
             }
-            // Once for each distinct cause, however often it is tried again.
-            let text = ended.to_string();
-            if text != said {
-                let kept = self.credentials.current().len();
-                tracing::warn!(
-                    error = text,
-                    credentials_kept = kept,
-                    "control channel ended"
-                );
-                said = text;
+            if let Some(said) = news.of(&ended) {
+                self.tell(&said);
             }
             tokio::select! {
                 () = tokio::time::sleep(jittered(wait)) => {}
@@ -106,6 +110,29 @@ impl Subscriber {
         Ok(())
     }
 
+    fn tell(&self, said: &Said) {
+        let source = &self.source;
+        match said {
+            Said::Ended(error) => {
+                let until = self.credentials.valid_until();
+                tracing::warn!(
+                    error,
+                    socket = %source.socket.display(),
+                    credentials_kept = self.credentials.current().len(),
+                    valid_until = until.map(process::rfc3339),
+                    "control channel ended"
+                );
+            }
+            Said::Replaced { error, times } => tracing::warn!(
+                error,
+                times,
+                replica = source.replica,
+                next = "give each proxy a control.replica of its own",
+                "another subscriber uses the name of this replica"
+            ),
+        }
+    }
+
     /// One subscription; `Ok`: it ended because of the stop.
     async fn subscribe(&self) -> Result<(), Ended> {
         let opening = tokio::time::timeout(WELCOME_LIMIT, self.open());
@@ -113,13 +140,16 @@ impl Subscriber {
             session = opening => session.unwrap_or(Err(Ended::NoWelcome)),
             () = self.tasks.stopping() => return Ok(()),
         };
-        session?.run().await
+        let session = session?;
+        self.credentials.channel_lost(false);
+        session.run().await
     }
 
     async fn open(&self) -> Result<Session<'_>, Ended> {
-        let stream = UnixStream::connect(&self.source.socket).await?;
-        let peer = stream.peer_cred()?.uid();
-        if !self.is_daemon(peer)? {
+        let connecting = UnixStream::connect(&self.source.socket).await;
+        let stream = connecting.map_err(Ended::Connect)?;
+        let peer = stream.peer_cred().map_err(Ended::Peer)?.uid();
+        if !self.is_daemon(peer).map_err(Ended::Peer)? {
             return Err(Ended::WrongUid(peer));
         }
         Session::open(self, stream).await
@@ -131,6 +161,49 @@ impl Subscriber {
             Some(expected) => Ok(peer == expected),
             None => Ok(peer == 0 || peer == own_uid()?),
         }
+    }
+}
+
+/// What was said about subscriptions that ended, so that it is not said at each attempt.
+struct News {
+    last: String,
+    replaced: Pace,
+}
+
+/// What is to be said.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    /// Once for each cause, whole: it is the last part of it that says what to do.
+    Ended(String),
+    /// Now and then, however good the subscriptions in between were: it does not end by itself.
+    Replaced { error: String, times: u64 },
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self {
+            last: String::new(),
+            replaced: Pace::new(REPLACED),
+        }
+    }
+}
+
+impl News {
+    fn of(&mut self, ended: &Ended) -> Option<Said> {
+        let error = Chain(ended).to_string();
+        if let Ended::Replaced(_) = ended {
+            let times = self.replaced.due()?;
+            return Some(Said::Replaced { error, times });
+        }
+        if error == self.last {
+            return None;
+        }
+        self.last.clone_from(&error);
+        Some(Said::Ended(error))
+    }
+
+    fn forget(&mut self) {
+        self.last.clear();
     }
 }
 
@@ -146,4 +219,36 @@ fn jittered(wait: Duration) -> Duration {
     // Without randomness all wait the same, which is no harm here.
     let _ = aws_lc_rs::rand::fill(&mut byte);
     wait / 2 + wait / 2 * u32::from(byte[0]) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_cause_is_said_once_and_a_name_that_is_taken_again_and_again() {
+        let refused = |kind: io::ErrorKind| Ended::Connect(kind.into());
+        let ended = |text: &str| Some(Said::Ended(text.to_owned()));
+        let mut news = News::default();
+        let missing = refused(io::ErrorKind::NotFound);
+        let what = "cannot connect to the control socket: entity not found";
+        assert_eq!(news.of(&missing), ended(what));
+        assert_eq!(news.of(&missing), None);
+        let what = "cannot connect to the control socket: connection refused";
+        assert_eq!(
+            news.of(&refused(io::ErrorKind::ConnectionRefused)),
+            ended(what)
+        );
+
+        let replaced = Ended::Replaced("r1".to_owned());
+        let error = "another subscriber has taken over: r1".to_owned();
+        let times = |times| {
+            let error = error.clone();
+            Some(Said::Replaced { error, times })
+        };
+        assert_eq!(news.of(&replaced), times(1));
+        assert_eq!(news.of(&replaced), None);
+        tokio::time::advance(REPLACED).await;
+        assert_eq!(news.of(&replaced), times(2));
+    }
 }

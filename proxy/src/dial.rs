@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::carrier::Door;
+use crate::chain::Chain;
 use crate::config::{EdgeCarrier, ForwardProxy};
 
 pub(crate) use roster::Roster;
@@ -160,7 +161,7 @@ async fn step(shared: &Arc<Shared>, pause: &mut Pause) -> Duration {
             Duration::ZERO
         }
         Err(error) => {
-            let text = chain(&error);
+            let text = Chain(&error).to_string();
             if shared.roster.failed(&text) {
                 tracing::warn!(error = text, edge = shared.edge.host, "edge not reached");
             }
@@ -233,18 +234,6 @@ fn drawn() -> u32 {
     // Without randomness all wait the same, which is no harm here.
     let _ = aws_lc_rs::rand::fill(&mut byte);
     u32::from(byte[0])
-}
-
-/// An error with everything behind it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

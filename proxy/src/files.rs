@@ -51,9 +51,19 @@ enum Unusable {
     /// The routes of its policy.
     #[error(transparent)]
     Routes(#[from] RouteError),
+    /// The other half of them, where there is no manifest that says so.
+    #[error("the key in {} is not the one of the certificate in {}", key.display(), certificate.display())]
+    Halves { certificate: PathBuf, key: PathBuf },
     /// The pair itself.
     #[error(transparent)]
     Refused(#[from] Refused),
+}
+
+impl Unusable {
+    /// Of two generations, as somebody leaves it who replaces one file after the other.
+    fn is_mixture(&self) -> bool {
+        matches!(self, Self::Mixture | Self::Halves { .. })
+    }
 }
 
 /// Certificate and key files, and what was made of them last.
@@ -66,7 +76,7 @@ pub(crate) struct Files {
     /// What needs no second look.
     decided: Option<Vec<u8>>,
     /// What was logged last.
-    said: String,
+    said: Option<String>,
 }
 
 impl Files {
@@ -88,7 +98,7 @@ impl Files {
             credentials,
             forwarder,
             decided: None,
-            said: String::new(),
+            said: None,
         }
     }
 
@@ -128,22 +138,26 @@ impl Files {
             }
             Err(error) => Err(error),
         };
-        let said = match result {
-            Ok(()) => String::new(),
-            Err(error) => error.to_string(),
-        };
-        if said != self.said && !said.is_empty() {
-            tracing::error!(
-                error = said,
-                "credential files not taken, last good ones kept"
-            );
+        let said = result.as_ref().err().map(ToString::to_string);
+        if said != self.said
+            && let Err(error) = result
+        {
+            tell(&error);
         }
         self.said = said;
     }
 
     fn take(&mut self, read: Snapshot) -> Result<(), Unusable> {
         let digest = read.digest.as_ref().to_vec();
-        let result = self.offer(read);
+        let result = self.offer(read).map_err(|error| match error {
+            Unusable::Refused(refused) if refused.reason == Reason::KeyMismatch => {
+                let CredentialFiles {
+                    certificate, key, ..
+                } = self.paths.clone();
+                Unusable::Halves { certificate, key }
+            }
+            error => error,
+        });
         let dated = matches!(
             &result,
             Err(Unusable::Refused(refused))
@@ -217,6 +231,18 @@ impl Files {
                 error: io::Error::other(error),
             })
         })
+    }
+}
+
+fn tell(error: &Unusable) {
+    if error.is_mixture() {
+        tracing::warn!(
+            %error,
+            next = "replace the other file too, with the one of the same issuance",
+            "credential files are half replaced, last good ones kept"
+        );
+    } else {
+        tracing::error!(%error, "credential files not taken, last good ones kept");
     }
 }
 

@@ -34,7 +34,11 @@ pub(crate) fn page(
     tasks: Tasks,
     carriers: Up,
 ) -> Health {
-    let (ready, shown) = (credentials.clone(), credentials.clone());
+    let (ready, shown, kept) = (
+        credentials.clone(),
+        credentials.clone(),
+        credentials.clone(),
+    );
     let forwarder = forwarder.clone();
     let (edge, noted) = (carriers.edge.clone(), carriers.edge.clone());
     Health {
@@ -46,7 +50,11 @@ pub(crate) fn page(
             }
             reasons
         }),
-        notes: Arc::new(move || noted.as_ref().map_or_else(Vec::new, Roster::notes)),
+        notes: Arc::new(move || {
+            let mut notes = kept.notes();
+            notes.extend(noted.iter().flat_map(Roster::notes));
+            notes
+        }),
         metrics: Arc::new(move || {
             let mut page = Exposition::default();
             telemetry.page(&mut page, &shown, &*clock);

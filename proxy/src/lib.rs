@@ -5,6 +5,7 @@
 
 mod alert;
 pub mod carrier;
+mod chain;
 pub mod config;
 mod connection;
 mod control;

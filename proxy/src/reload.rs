@@ -1,5 +1,6 @@
 //! Routes follow the configuration file without a restart. Everything else in it waits for one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use process::Tasks;
@@ -50,10 +51,14 @@ impl Watch {
         }
         match &now {
             Ok(text) => match self.take(text) {
-                Ok(true) => {
-                    tracing::warn!("configuration changed beyond its routes, restart to apply");
+                Ok(changed) if changed.is_empty() => {}
+                Ok(changed) => {
+                    let keys = changed.join(", ");
+                    tracing::warn!(
+                        keys,
+                        "configuration changed beyond its routes, restart to apply"
+                    );
                 }
-                Ok(false) => {}
                 Err(error) => {
                     let (error, next) = (error.to_string(), error.next());
                     tracing::error!(
@@ -70,8 +75,8 @@ impl Watch {
         self.last = Some(now);
     }
 
-    /// Puts the routes in force; `true`: more than they differs from the start.
-    fn take(&mut self, text: &str) -> Result<bool, ConfigError> {
+    /// Puts the routes in force; gives the other keys that differ from the start.
+    fn take(&mut self, text: &str) -> Result<Vec<String>, ConfigError> {
         // The command line's domain as at the start; the one in force would hide a change of the file's.
         let domain = self.options.tunnel_domain.as_deref();
         let mut config = Config::from_text(text, domain)?;
@@ -80,21 +85,45 @@ impl Watch {
         }
         let settings = config.effective();
         let known = self.settings.get_or_insert_with(|| settings.clone());
-        Ok(*known != settings)
+        let (before, now) = (keys(known), keys(&settings));
+        let all: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+        let changed = all
+            .into_iter()
+            .filter(|key| before.get(*key) != now.get(*key));
+        Ok(changed.cloned().collect())
     }
+}
+
+/// What an effective configuration says, by `section.key`.
+fn keys(page: &str) -> BTreeMap<String, &str> {
+    let mut path = Vec::new();
+    let mut keys = BTreeMap::new();
+    for line in page.lines() {
+        let text = line.trim_start();
+        let Some((key, value)) = text.split_once(':') else {
+            continue;
+        };
+        path.truncate((line.len() - text.len()) / 2);
+        path.push(key);
+        if !value.is_empty() {
+            keys.insert(path.join("."), value);
+        }
+    }
+    keys
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn beyond(tunnel_domain: Option<&str>) -> bool {
-        let text = |domain| {
+    fn beyond(tunnel_domain: Option<&str>) -> String {
+        let text = |domain, drain| {
             format!(
-                "listen_addr: ':0'\ncontrol: {{socket: none}}\nroutes: {{}}\ntunnel_domain: {domain}\n"
+                "listen_addr: ':0'\ncontrol: {{socket: none}}\nroutes: {{}}\ntunnel_domain: {domain}\n\
+                 limits: {{drain: {drain}}}\n"
             )
         };
-        let config = Config::from_text(&text("a.example"), tunnel_domain).unwrap();
+        let config = Config::from_text(&text("a.example", "1s"), tunnel_domain).unwrap();
         let mut watch = Watch {
             options: Options {
                 tunnel_domain: tunnel_domain.map(str::to_owned),
@@ -104,13 +133,13 @@ mod tests {
             last: None,
             settings: None,
         };
-        assert!(!watch.take(&text("a.example")).unwrap());
-        watch.take(&text("b.example")).unwrap()
+        assert!(watch.take(&text("a.example", "1s")).unwrap().is_empty());
+        watch.take(&text("b.example", "2s")).unwrap().join(", ")
     }
 
     #[tokio::test]
     async fn a_changed_tunnel_domain_waits_for_a_restart_unless_the_command_line_says_it() {
-        assert!(beyond(None));
-        assert!(!beyond(Some("c.example")));
+        assert_eq!(beyond(None), "limits.drain, tunnel_domain");
+        assert_eq!(beyond(Some("c.example")), "limits.drain");
     }
 }

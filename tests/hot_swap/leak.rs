@@ -1,4 +1,4 @@
-//! Swaps without end cost nothing that stays (F50).
+//! Swaps without end cost nothing that stays (F50). `tests/bench swap` makes 10,000 in a release build.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use tokio::time::Instant;
 
 use crate::rig::{Answer, Canary, Carrier, Hello, Rig, credentials};
 
-/// As many as issue 3 promises, ...
+/// So many, ...
 const SWAPS: u64 = 10_000;
 /// ... unless the machine is so slow that fewer have to do, of which there are at least this many.
 const LEAST: u64 = 2000;
 const TIME: Duration = Duration::from_secs(20);
 /// Memory is compared after these: allocator and runtime have found their size by then.
 const WARM: u64 = 500;
-/// In KiB. A leaked configuration is some 10 KiB, so that one a swap would be twenty times this.
-const GROWTH: u64 = 8 << 10;
+/// In KiB. A leaked configuration is some 10 KiB, so that of the fewest swaps one in eight may not leak.
+const GROWTH: u64 = 2 << 10;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_swaps_leave_memory_threads_and_descriptors_as_they_were() {
+async fn swaps_leave_memory_threads_and_descriptors_as_they_were() {
     let mut rig = Rig::start(|setup| setup).await;
     let canary = Canary::start(
         &rig.proxy,

@@ -1,8 +1,9 @@
 //! Where credentials come from: the channel, files, and what happens when one of them is away.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use control::{Credential, Manifest, Policy};
+use control::{Credential, FromDaemon, Manifest, Policy, Refusal, Refused};
 
 use crate::rig::{
     Answer, Canary, Carrier, Daemon, HOST, Hello, Issuer, Line, Proxy, Rig, Setup, TUNNEL,
@@ -25,26 +26,81 @@ async fn a_daemon_that_goes_and_comes_back_costs_no_call_and_no_stream() {
     })
     .await;
 
-    for generation in 2..=4 {
+    let mut last = rig
+        .issuer
+        .of(2, &rig.issuer.pair_for(Duration::from_secs(2 * 3600)));
+    assert_eq!(rig.session.offer(&last).await, Answer::Ack);
+    let end = format!("\"valid_until\":\"{}\"", end_of(&last));
+    for generation in 3..=5 {
         // Gone.
         drop(rig.session);
-        rig.proxy.logs_at_least("control channel ended", 1).await;
+        let kept = format!(
+            "ready\ntunnel main: control channel lost, the certificate kept is valid until {}\n",
+            end_of(&last)
+        );
+        let page = async || (rig.proxy.page("/readyz").await? == kept).then_some(());
+        until("a word about the end", page).await;
         canary.more(10).await;
-        let ready = rig.proxy.page("/readyz").await;
-        assert_eq!(ready.as_deref(), Some("ready\n"));
         // Back: it is told what is served, and nothing else is asked for.
         rig.session = rig.daemon.accept().await;
         let serving = &rig.session.hello.serving;
         assert_eq!(serving[0].generation, generation - 1);
-        let next = rig.issuer.credential(generation);
+        let page = async || (rig.proxy.page("/readyz").await? == "ready\n").then_some(());
+        until("plain readiness", page).await;
+        // Each ends at a time of its own.
+        let life = Duration::from_secs(generation * 3600);
+        let next = rig.issuer.of(generation, &rig.issuer.pair_for(life));
         assert_eq!(rig.session.offer(&next).await, Answer::Ack);
         let line = Line::open(&rig.proxy, Carrier::Tls, &hello).await.unwrap();
         assert!(line.is_on(&next));
         rig.upstream.say(generation);
         let event = format!("data: {generation}\n\n");
         stream.read_to(&event).await.unwrap();
+        last = next;
     }
+    rig.proxy.logs(&end, 1).await;
     canary.finish().await;
+}
+
+/// When the certificate of `credential` ends, as RFC 3339 writes it.
+fn end_of(credential: &Credential) -> String {
+    let since = Duration::from_secs(credential.leaf.not_after);
+    process::rfc3339(SystemTime::UNIX_EPOCH + since)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_there_is_no_channel_is_said_with_its_path_and_anew_when_it_changes() {
+    let cold = Cold::new().await;
+    serve(cold.directory.path(), &cold.issuer.credential(1), None);
+    let proxy = cold.proxy().await;
+    let socket = Daemon::socket_in(cold.control.path());
+    let causes = [
+        "No such file or directory (os error 2)",
+        "Connection refused (os error 111)",
+    ];
+    proxy.logs(causes[0], 1).await;
+    assert!(proxy.logged(&socket.display().to_string()) >= 1);
+    // Its file stays when a listener goes.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    proxy.logs(causes[1], 1).await;
+    assert_eq!(causes.map(|cause| proxy.logged(cause)), [1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_whose_name_another_one_takes_says_so_once_however_often_it_happens() {
+    let mut rig = Rig::start(|setup| setup).await;
+    for _ in 0..3 {
+        let replaced = FromDaemon::Refused(Refused {
+            reason: Refusal::Replaced,
+            detail: "a newer subscription stands".to_owned(),
+        });
+        rig.session.send(&replaced).await;
+        rig.session.left().await;
+        rig.session = rig.daemon.accept().await;
+    }
+    let what = "another subscriber uses the name of this replica";
+    rig.proxy.logs(what, 1).await;
+    assert_eq!(rig.proxy.logged("control.replica"), 1, "what to do");
 }
 
 /// F49: SIGHUP from the first moment at which the program can do anything about it, then in a crowd.
@@ -198,7 +254,7 @@ async fn half_a_replacement_of_files_changes_nothing() {
         std::fs::write(cold.directory.path().join(name), text).unwrap();
     };
     write("tls.crt", &second.leaf.chain);
-    proxy.logs("credential files not taken", 1).await;
+    proxy.logs("credential files are half replaced", 1).await;
     assert!(cold.line(&proxy).await.is_on(&first));
     write("tls.key", second.leaf.key.expose());
     // The manifest still speaks of the first: the same complaint is not repeated.

@@ -8,7 +8,7 @@ use tokio_websockets::CloseCode;
 use crate::rig::{Answer, Carrier, HOST, Hello, Line, Rig, Upstream, until};
 
 /// An event stream through the proxy.
-async fn open_stream(rig: &Rig, carrier: Carrier) -> Line {
+pub(super) async fn open_stream(rig: &Rig, carrier: Carrier) -> Line {
     let hello = Hello::new(&rig.issuer);
     let mut line = Line::open(&rig.proxy, carrier, &hello).await.unwrap();
     let request = format!("GET /events HTTP/1.1\r\nHost: {HOST}\r\n\r\n");

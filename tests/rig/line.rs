@@ -359,6 +359,14 @@ impl Line {
         pki::Fingerprint::of(&chain[0]).to_string()
     }
 
+    /// The last second of the server certificate, in Unix seconds.
+    pub(crate) fn not_after(&self) -> u64 {
+        let chain = self.tls.peer_certificates();
+        let leaf = &chain.expect("the handshake is complete")[0];
+        let leaf = pki::Certificate::from_der(leaf.to_vec()).unwrap();
+        leaf.validity().not_after_unix()
+    }
+
     /// Whether the handshake is complete on this side, its last word sent or not.
     pub(crate) fn is_complete(&self) -> bool {
         !self.tls.is_handshaking()

@@ -4,15 +4,16 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use demo::stack::Programs;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::{DOMAIN, Upstream, until};
+use super::{DOMAIN, Upstream, until, within};
 use crate::cli::stage::copy;
 
 /// What the proxy is started with.
@@ -24,6 +25,7 @@ pub(crate) struct Setup {
     proxy_protocol: bool,
     daemon_routes: bool,
     limits: String,
+    shutdown: &'static str,
     level: &'static str,
     user: Option<(u32, u32)>,
 }
@@ -38,6 +40,7 @@ impl Setup {
             proxy_protocol: false,
             daemon_routes: false,
             limits: String::new(),
+            shutdown: "1s",
             level: "info",
             user: None,
         }
@@ -74,6 +77,12 @@ impl Setup {
         self
     }
 
+    /// What is in flight gets this long at the stop.
+    pub(crate) fn shutdown_timeout(mut self, limit: &'static str) -> Self {
+        self.shutdown = limit;
+        self
+    }
+
     /// Runs as this uid and gid.
     pub(crate) fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
@@ -91,8 +100,8 @@ impl Setup {
         let mut text = format!(
             "log_level: {}\nlisten_addr: {web}\ntunnel_domain: {DOMAIN}\ncarriers:\n  tls:\n    listen_addr: {tls}\n    \
              proxy_protocol: {}\nhealth:\n  listen_addr: {health}\nupstream:\n  \
-             allowed_ips: [127.0.0.0/8]\nshutdown_timeout: 1s\n",
-            self.level, self.proxy_protocol
+             allowed_ips: [127.0.0.0/8]\nshutdown_timeout: {}\n",
+            self.level, self.proxy_protocol, self.shutdown
         );
         if let Some(socket) = &self.socket {
             let _ = writeln!(
@@ -214,6 +223,17 @@ impl Proxy {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id().expect("it runs")
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let process = Pid::from_raw(self.id().try_into().unwrap()).unwrap();
+        kill_process(process, Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(mut self) -> ExitStatus {
+        within("the end", self.child.wait()).await.unwrap()
     }
 
     /// Everything that it has logged.

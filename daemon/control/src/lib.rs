@@ -21,6 +21,6 @@ pub use frame::{FrameError, MAX_MESSAGE, Reader, Writer};
 pub use message::{
     Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Leaf, Manifest, Nack, Policy, Reason,
     Refusal, Refused, Report, Resource, Role, Route, Serving, Tunnel, TunnelReport, Version,
-    Welcome,
+    Welcome, word,
 };
 pub use secret::Secret;

@@ -159,9 +159,17 @@ pub enum Refusal {
     Malformed,
     /// The peer may not subscribe.
     Permission,
+    /// A newer subscription of the same name has taken over this one. Sent last, not first.
+    Replaced,
     /// A reason of a newer minor version.
     #[serde(other)]
     Unknown,
+}
+
+/// The wire's word for a value of a closed list, for logs: who reads one finds it in the documents.
+pub fn word<T: Serialize>(value: &T) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 /// Certificate chain and private key: one object, published as one.
@@ -429,5 +437,24 @@ mod tests {
             not_after: 0,
         };
         assert!(!format!("{leaf:?}").contains("canary"));
+    }
+
+    #[test]
+    fn a_word_is_what_the_wire_has() {
+        let words = [
+            word(&Role::Proxy),
+            word(&Resource::Credential),
+            word(&Reason::KeyMismatch),
+            word(&Refusal::UnknownTunnel),
+            word(&Refusal::Replaced),
+        ];
+        let wanted = [
+            "proxy",
+            "credential",
+            "key_mismatch",
+            "unknown_tunnel",
+            "replaced",
+        ];
+        assert_eq!(words, wanted);
     }
 }

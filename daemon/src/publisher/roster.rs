@@ -16,6 +16,9 @@ use crate::board::{Replica, Replicas};
 /// Replicas that are remembered, at most. Beyond it the one that is gone longest is forgotten.
 const MOST: usize = 512;
 
+/// A name that is taken over twice within this time is used by two.
+const CONTEST: Duration = Duration::from_secs(60);
+
 /// The table of replicas and who may write to it.
 pub(crate) struct Roster {
     board: watch::Sender<Replicas>,
@@ -38,6 +41,28 @@ struct Standing {
     replaced: CancellationToken,
     /// Boot time when it was last heard: the wall clock may jump.
     heard: Duration,
+    contest: Contest,
+}
+
+/// Live subscriptions of one name that were taken over, by boot time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Contest {
+    last: Option<Duration>,
+    said: Option<Duration>,
+}
+
+impl Contest {
+    /// Notes a take-over; `true`: it is the second within a minute, and time to say so.
+    fn is_news(&mut self, now: Duration) -> bool {
+        let lately =
+            |then: Option<Duration>| then.is_some_and(|then| now.saturating_sub(then) < CONTEST);
+        let news = lately(self.last) && !lately(self.said);
+        self.last = Some(now);
+        if news {
+            self.said = Some(now);
+        }
+        news
+    }
 }
 
 /// Why a name cannot be had.
@@ -54,6 +79,8 @@ pub(crate) struct Seat {
     roster: Arc<Roster>,
     name: String,
     number: u64,
+    /// Whether two use the name, and nobody was told so within the last minute.
+    pub(crate) contested: bool,
     /// Resolves when a newer subscription of the same name takes over.
     pub(crate) replaced: CancellationToken,
 }
@@ -75,11 +102,15 @@ impl Roster {
         tunnels: Vec<String>,
     ) -> Result<Seat, Taken> {
         let mut book = self.book();
+        let now = self.clock.boot();
+        let (mut contest, mut contested) = (Contest::default(), false);
         if let Some(earlier) = book.standing.get(&hello.replica) {
             if earlier.connected && (earlier.uid, earlier.role) != (uid, hello.role) {
                 return Err(Taken::ByAnother);
             }
             earlier.replaced.cancel();
+            contest = earlier.contest;
+            contested = earlier.connected && contest.is_news(now);
         } else if book.standing.len() >= MOST {
             self.make_room(&mut book)?;
         }
@@ -91,7 +122,8 @@ impl Roster {
             role: hello.role,
             connected: true,
             replaced: replaced.clone(),
-            heard: self.clock.boot(),
+            heard: now,
+            contest,
         };
         let number = standing.seat;
         book.standing.insert(hello.replica.clone(), standing);
@@ -115,6 +147,7 @@ impl Roster {
             roster: self.clone(),
             name: hello.replica.clone(),
             number,
+            contested,
             replaced,
         })
     }
@@ -238,5 +271,24 @@ impl Drop for Seat {
                 replica.connected = false;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_over_twice_within_a_minute_is_told_once_a_minute() {
+        let mut contest = Contest::default();
+        let news = [0, 100, 130, 150, 185, 200, 300].map(|second| {
+            let news = contest.is_news(Duration::from_secs(second));
+            (second, news)
+        });
+        let told = news.into_iter().filter(|(_, news)| *news);
+        assert_eq!(
+            told.map(|(second, _)| second).collect::<Vec<_>>(),
+            [130, 200]
+        );
     }
 }

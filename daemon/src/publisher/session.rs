@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use control::{
-    Ack, FrameError, FromDaemon, FromSubscriber, Nack, Reader, Resource, Role, Version, Welcome,
-    Writer,
+    Ack, FrameError, FromDaemon, FromSubscriber, Nack, Reader, Refusal, Refused, Resource, Role,
+    Version, Welcome, Writer,
 };
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -37,17 +37,34 @@ pub(super) async fn serve(desk: &Desk, stream: UnixStream, uid: u32) {
         sent: Mutex::default(),
     };
     let replica = session.admitted.seat.name().to_owned();
-    tracing::info!(%replica, uid, role = ?session.admitted.role, "subscribed");
+    let role = control::word(&session.admitted.role);
+    tracing::info!(%replica, uid, role, "subscribed");
+    if session.admitted.seat.contested {
+        tracing::warn!(
+            %replica,
+            uid,
+            next = "give each subscriber a replica name of its own: control.replica of the proxies",
+            "replica replaced again within a minute, two subscribers share its name"
+        );
+    }
     let why = tokio::select! {
         why = session.listen(&mut reader) => why,
         why = session.speak(&mut writer) => why,
         () = session.admitted.seat.replaced.cancelled() => End::Replaced,
     };
+    if let End::Replaced = why {
+        // It may live on: then it has to know why it is alone.
+        let detail = format!("a newer subscription of replica {replica:?} stands");
+        let reason = Refusal::Replaced;
+        let refused = FromDaemon::Refused(Refused { reason, detail });
+        let _ = session.send(&mut writer, &refused).await;
+    }
+    let word = why.word();
     match why {
-        End::Closed | End::Replaced => tracing::info!(%replica, ?why, "subscription ended"),
+        End::Closed | End::Replaced => tracing::info!(%replica, why = word, "subscription ended"),
         End::Frame(error) => tracing::warn!(%replica, uid, %error, "subscription ended"),
         End::Slow | End::Chatty | End::SecondHello => {
-            tracing::warn!(%replica, uid, ?why, "subscription ended");
+            tracing::warn!(%replica, uid, why = word, "subscription ended");
         }
     }
 }
@@ -81,6 +98,20 @@ enum End {
     Chatty,
     /// It said `hello` again.
     SecondHello,
+}
+
+impl End {
+    /// As the log calls it.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Replaced => "replaced",
+            Self::Frame(_) => "unreadable",
+            Self::Slow => "slow",
+            Self::Chatty => "chatty",
+            Self::SecondHello => "second_hello",
+        }
+    }
 }
 
 impl Session<'_> {
@@ -252,9 +283,9 @@ impl Session<'_> {
             tracing::warn!(
                 replica = self.admitted.seat.name(),
                 tunnel = nack.tunnel,
-                resource = ?nack.resource,
+                resource = control::word(&nack.resource),
                 generation = nack.generation,
-                reason = ?nack.reason,
+                reason = control::word(&nack.reason),
                 "resource refused"
             );
             self.admitted.seat.nack(nack);

@@ -394,7 +394,8 @@ async fn a_newer_subscription_of_the_same_name_replaces_the_older() {
     let stage = Stage::new();
     let mut older = stage.subscribe(hello(Role::Proxy, "p")).await;
     let mut newer = stage.subscribe(hello(Role::Proxy, "p")).await;
-    assert_eq!(older.next().await, None, "the older one is closed");
+    let told = older.refusal().await;
+    assert_eq!(told.reason, Refusal::Replaced, "the older one is closed");
     stage.publish("main", publication("main", 1));
     assert_eq!(newer.credential().await.generation, 1);
     let replica = stage.replica("p", |_| true).await;

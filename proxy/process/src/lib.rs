@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, SystemClock, rfc3339};
 pub use failure::{Exit, Failure};
 pub use firewall::Firewall;
 pub use health::{Health, Page};

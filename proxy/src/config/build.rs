@@ -1,10 +1,12 @@
 //! Keys to meaning: defaults, exclusions, and what must not be missing.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use ipnet::IpNet;
 
 use super::raw::{
@@ -105,7 +107,7 @@ fn control(raw: RawControl) -> Result<ControlSource, ConfigError> {
         })?,
         daemon_uid: raw.daemon_uid,
         tunnels: raw.tunnels.unwrap_or_default(),
-        replica: raw.replica.unwrap_or_else(host_name),
+        replica: raw.replica.unwrap_or_default(),
     })
 }
 
@@ -116,6 +118,25 @@ pub(super) fn host_name() -> String {
         "" => "proxy".to_owned(),
         name => name.to_owned(),
     }
+}
+
+/// The host's name with a mark of this instance: where its file is and where it listens. So two proxies
+/// of one host have two names, and each keeps its own over restarts without a file to remember it.
+pub(super) fn instance(config: &Config, path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let tls = config.tls.map(|listener| listener.addr);
+    let place = format!(
+        "{} {:?} {tls:?} {}",
+        path.display(),
+        config.websocket,
+        config.health.addr
+    );
+    let mut name = host_name();
+    name.push('-');
+    for octet in digest(&SHA256, place.as_bytes()).as_ref().iter().take(4) {
+        let _ = write!(name, "{octet:02x}");
+    }
+    name
 }
 
 fn files(raw: RawTls) -> Result<Option<CredentialFiles>, ConfigError> {

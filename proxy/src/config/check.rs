@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{self, RootCertStore};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::{Config, ConfigError, CredentialFiles, RouteSource};
@@ -59,7 +59,9 @@ pub(super) fn files(config: &Config, now: SystemTime) -> Result<(), ConfigError>
 }
 
 fn pair(files: &CredentialFiles, now: SystemTime) -> Result<(), ConfigError> {
-    let chain = certificates(&files.certificate)?;
+    let chain = certificates(&files.certificate)?.ok_or_else(|| ConfigError::NoCertificate {
+        path: files.certificate.clone(),
+    })?;
     let key = private_key(&files.key)?;
     let provider = Arc::new(default_provider());
     match CertifiedKey::from_der(chain.clone(), key, &provider) {
@@ -86,21 +88,33 @@ fn pair(files: &CredentialFiles, now: SystemTime) -> Result<(), ConfigError> {
         dates(leaf, &files.certificate, now)?;
     }
     if let Some(path) = &files.client_ca {
-        certificates(path)?;
+        authorities(path)?;
     }
     Ok(())
 }
 
-/// The certificates of a PEM file, at least one.
-pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+/// The certificate authorities of a PEM bundle, at least one.
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, ConfigError> {
+    let found = certificates(path)?.ok_or_else(|| ConfigError::NoAuthority {
+        path: path.to_owned(),
+    })?;
+    let mut roots = RootCertStore::empty();
+    for certificate in found {
+        roots
+            .add(certificate)
+            .map_err(|error| ConfigError::BadAuthority {
+                path: path.to_owned(),
+                detail: error.to_string(),
+            })?;
+    }
+    Ok(roots)
+}
+
+/// The certificates of a PEM file; `None`: it has none.
+fn certificates(path: &Path) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
     let text = open(path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(ConfigError::NoCertificate {
-            path: path.to_owned(),
-        }),
-    }
+    Ok(certificates.ok().filter(|found| !found.is_empty()))
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {

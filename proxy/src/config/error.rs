@@ -66,6 +66,10 @@ pub enum ConfigError {
     BadKey { path: PathBuf },
     #[error("{} is no certificate that TLS can serve: {detail}", path.display())]
     BadCertificate { path: PathBuf, detail: String },
+    #[error("{} holds no certificate", path.display())]
+    NoAuthority { path: PathBuf },
+    #[error("{} holds no certificate authority that can be used: {detail}", path.display())]
+    BadAuthority { path: PathBuf, detail: String },
     #[error("{} is not the key of the certificate in {}", key.display(), certificate.display())]
     KeyMismatch { certificate: PathBuf, key: PathBuf },
     #[error("the certificate in {} has expired", path.display())]
@@ -112,6 +116,9 @@ impl ConfigError {
             }
             Self::NoCertificate { .. } | Self::BadCertificate { .. } => {
                 "write the PEM certificate chain there, the server certificate first".to_owned()
+            }
+            Self::NoAuthority { .. } | Self::BadAuthority { .. } => {
+                "write the certificates of the authorities to trust there, as PEM".to_owned()
             }
             Self::NoKey { .. } | Self::BadKey { .. } => {
                 "write the private key there as unencrypted PEM".to_owned()

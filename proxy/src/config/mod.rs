@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use process::{Clock, Failure, SystemClock};
 
-pub(crate) use check::certificates;
+pub(crate) use check::authorities;
 pub use edge::{EdgeCarrier, ForwardProxy};
 pub use error::ConfigError;
 pub(crate) use error::reason;
@@ -89,7 +89,8 @@ pub struct ControlSource {
     pub daemon_uid: Option<u32>,
     /// The tunnels to subscribe to; empty: all.
     pub tunnels: Vec<String>,
-    /// Name of this replica; default: the host's name.
+    /// Name of this replica, which nobody else has: the host's name with a mark of this instance, unless
+    /// told otherwise.
     pub replica: String,
 }
 
@@ -228,7 +229,7 @@ impl Config {
         now: SystemTime,
     ) -> Result<Self, ConfigError> {
         let text = check::open(path)?;
-        let config = Self::from_text(&text, tunnel_domain)?;
+        let config = build::build(parse(&text)?, tunnel_domain)?.named(path);
         check::files(&config, now)?;
         Ok(config)
     }
@@ -249,7 +250,18 @@ impl Config {
     ///
     /// The first thing in it that makes no sense.
     pub fn from_text(text: &str, tunnel_domain: Option<&str>) -> Result<Self, ConfigError> {
-        build::build(parse(text)?, tunnel_domain)
+        Ok(build::build(parse(text)?, tunnel_domain)?.named(Path::new("")))
+    }
+
+    /// With the name of this instance, which the file at `path` may leave out.
+    fn named(mut self, path: &Path) -> Self {
+        let name = build::instance(&self, path);
+        if let Some(source) = &mut self.control
+            && source.replica.is_empty()
+        {
+            source.replica = name;
+        }
+        self
     }
 
     /// The configuration in force as YAML that reads back to the same, defaults written out. It holds

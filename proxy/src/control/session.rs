@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use control::{
-    Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason, Report,
-    Resource, Role, Version, Writer,
+    Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason, Refusal,
+    Refused as Turned, Report, Resource, Role, Version, Writer,
 };
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -57,7 +57,7 @@ impl<'a> Session<'a> {
         loop {
             match reader.next().await?.ok_or(Ended::Closed)? {
                 FromDaemon::Welcome(welcome) if Version::CURRENT.accepts(welcome.protocol) => {
-                    tracing::info!(tunnels = ?welcome.tunnels, "control channel open");
+                    tracing::info!(tunnels = welcome.tunnels.join(", "), "control channel open");
                     break;
                 }
                 FromDaemon::Welcome(welcome) => return Err(Ended::Protocol(welcome.protocol)),
@@ -99,6 +99,10 @@ impl<'a> Session<'a> {
         match message {
             FromDaemon::Credential(credential) => self.credential(&credential).await,
             FromDaemon::Policy(policy) => self.policy(policy).await,
+            FromDaemon::Refused(Turned {
+                reason: Refusal::Replaced,
+                detail,
+            }) => Err(Ended::Replaced(detail)),
             FromDaemon::Refused(refused) => {
                 tracing::warn!(detail = refused.detail, "the daemon refused something");
                 Ok(())
@@ -129,7 +133,7 @@ impl<'a> Session<'a> {
             }
             Err(refused) => {
                 tracing::warn!(
-                    tunnel, generation, reason = ?refused.reason, error = %refused,
+                    tunnel, generation, reason = control::word(&refused.reason), error = %refused,
                     "credential refused, the last good one stays in force"
                 );
                 self.nack(Resource::Credential, tunnel, generation, refused.reason)

@@ -47,6 +47,17 @@ pub enum Source {
     Files,
 }
 
+impl Source {
+    /// As the log calls it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Channel => "channel",
+            Self::Directory => "directory",
+            Self::Files => "files",
+        }
+    }
+}
+
 /// Every tunnel's credential. Clones share them.
 #[derive(Clone)]
 pub struct Credentials {
@@ -57,6 +68,7 @@ struct Shared {
     table: watch::Sender<Arc<Vec<Arc<Serving>>>>,
     ledger: Mutex<Ledger>,
     channel: AtomicBool,
+    channel_lost: AtomicBool,
     provider: Arc<CryptoProvider>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
@@ -91,6 +103,7 @@ impl Credentials {
                 table: watch::Sender::default(),
                 ledger: Mutex::default(),
                 channel: AtomicBool::new(false),
+                channel_lost: AtomicBool::new(false),
                 provider,
                 clock,
                 tasks,
@@ -125,6 +138,11 @@ impl Credentials {
     /// Whether the channel has delivered a credential, upon which files are ignored.
     pub fn channel_won(&self) -> bool {
         self.shared.channel.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the daemon is away, for those who ask how things stand.
+    pub(crate) fn channel_lost(&self, lost: bool) {
+        self.shared.channel_lost.store(lost, Ordering::Relaxed);
     }
 
     /// Client certificates that `policy` refuses are refused from now on; their connections end.

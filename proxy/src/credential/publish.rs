@@ -106,7 +106,7 @@ impl Credentials {
             tunnel = credential.tunnel,
             generation,
             leaf_sha256 = serving.leaf.sha256,
-            ?source,
+            source = source.word(),
             "credential published"
         );
         serving

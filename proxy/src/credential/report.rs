@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use control::TunnelReport;
+use process::rfc3339;
 
 use super::serving::Serving;
 use super::{Credentials, verify};
@@ -45,6 +46,26 @@ impl Credentials {
             }
         }
         reasons
+    }
+
+    /// While the daemon is away: until when what is kept can be used, a line for each tunnel.
+    pub fn notes(&self) -> Vec<String> {
+        if !self.shared.channel_lost.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let note = |serving: &Arc<Serving>| {
+            let (name, until) = (&serving.tunnel.name, rfc3339(serving.leaf.not_after));
+            format!(
+                "tunnel {name}: control channel lost, the certificate kept is valid until {until}"
+            )
+        };
+        self.current().iter().map(note).collect()
+    }
+
+    /// The end of the certificate that ends first; `None`: there is none.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        let table = self.current();
+        table.iter().map(|serving| serving.leaf.not_after).min()
     }
 
     /// How each tunnel stands, with those of `routes` that its leaf does not cover.

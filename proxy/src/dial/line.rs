@@ -157,7 +157,7 @@ impl Line {
                     _ => AGAIN,
                 };
                 tracing::warn!(
-                    ?reason,
+                    reason = control::word(&reason),
                     "secret refused, the connection stays on the last one"
                 );
                 self.again = Some(Instant::now() + wait);

@@ -18,15 +18,15 @@ use rustls::{
 use thiserror::Error;
 use tokio_rustls::rustls;
 
-use crate::config::{ConfigError, EdgeCarrier, certificates};
+use crate::config::{ConfigError, EdgeCarrier, authorities};
 
 /// Why the edge could not be verified, whatever it showed.
 #[derive(Debug, Error)]
 pub(super) enum TrustError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("a certificate in carriers.edge.ca_file cannot be used")]
-    Ca(#[source] rustls::Error),
+    #[error("the provider serves no version of TLS")]
+    Versions(#[source] rustls::Error),
     #[error("the system has no certificate authorities")]
     None,
 }
@@ -36,7 +36,7 @@ pub(super) fn client(edge: &EdgeCarrier) -> Result<Arc<ClientConfig>, TrustError
     let provider = Arc::new(default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(TrustError::Ca)?;
+        .map_err(TrustError::Versions)?;
     let builder = match edge.pin {
         Some(pin) => builder
             .dangerous()
@@ -49,17 +49,11 @@ pub(super) fn client(edge: &EdgeCarrier) -> Result<Arc<ClientConfig>, TrustError
 }
 
 fn roots(edge: &EdgeCarrier) -> Result<RootCertStore, TrustError> {
-    let mut roots = RootCertStore::empty();
-    match &edge.ca_file {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(TrustError::Ca)?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+    if let Some(path) = &edge.ca_file {
+        return Ok(authorities(path)?);
     }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(TrustError::None);
     }

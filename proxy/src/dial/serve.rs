@@ -26,6 +26,7 @@ use super::line::{Line, QUEUE};
 use super::roster::{Entry, Roster};
 use super::stalling::Stalling;
 use crate::carrier::{Arrival, CarrierError, Door, Leaving, Stream};
+use crate::chain::Chain;
 use crate::config::EdgeCarrier;
 use crate::connection::OnTasks;
 
@@ -117,7 +118,7 @@ pub(super) async fn run(shared: Arc<Shared>, attached: Attached, entry: Entry) {
         connection.as_mut().graceful_shutdown();
         connection.await
     };
-    let error = ended.err().map(|error| super::chain(&error));
+    let error = ended.err().map(|error| Chain(&error).to_string());
     tracing::info!(instance, error, "connection to the edge ended");
 }
 

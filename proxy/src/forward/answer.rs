@@ -4,7 +4,6 @@
 //! same request id.
 
 use std::borrow::Cow;
-use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
@@ -240,21 +239,6 @@ impl<'de> Visitor<'de> for Members<'_> {
             }
         }
         self.0.closed = true;
-        Ok(())
-    }
-}
-
-/// An error with everything behind it, on one line, for the log.
-pub(super) struct Chain<'e>(pub(super) &'e dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
         Ok(())
     }
 }

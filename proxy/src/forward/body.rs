@@ -14,6 +14,7 @@ use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 
 use super::Caller;
 use super::events::{COMMENT, Position, Silence};
+use crate::chain::Chain;
 use crate::upstream::{Link, Upstream};
 
 /// An event stream that is told to end may finish its open event for this long.
@@ -332,7 +333,7 @@ impl Relay {
         tracing::warn!(
             tunnel = %self.caller.tunnel,
             upstream = %self.upstream.target.authority(),
-            error = %super::answer::Chain(&error),
+            error = %Chain(&error),
             clean,
             "upstream broke off its answer"
         );

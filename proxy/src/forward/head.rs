@@ -14,11 +14,12 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use super::answer::{Chain, ForwardError};
+use super::answer::ForwardError;
 use super::call::Call;
 use super::headers::{introduce, join_cookies, strip_request, strip_response};
 use super::table::Entry;
 use super::{Body, Caller, Shared};
+use crate::chain::Chain;
 use crate::route;
 use crate::upstream::{ConnectError, Upload};
 

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 
 use super::Caller;
-use super::answer::Chain;
+use crate::chain::Chain;
 use crate::upstream::Parts;
 
 /// Each direction; the size at which larger ones stop paying.

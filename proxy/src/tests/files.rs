@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use control::{Credential, Leaf, Manifest, Policy};
 use process::Clock;
@@ -120,6 +121,30 @@ async fn five_swaps_in_a_row_are_seen_by_symlink_by_rename_and_in_place() {
     assert_eq!(stand.generation(), 15, "each pair once, and no mixture");
 }
 
+/// Whenever in the interval between two looks it comes; the time is tokio's, so that the machine's speed
+/// decides nothing.
+#[tokio::test]
+async fn a_pair_is_taken_up_within_a_second_of_the_second_files_rename() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    let first = ca.leaf();
+    stand.point(&stand.directory("gen", &first));
+    stand.watch();
+    stand.serves(&first).await;
+    tokio::time::pause();
+    for moment in 0..10 {
+        tokio::time::sleep(Duration::from_millis(moment * 31)).await;
+        let leaf = ca.leaf();
+        stand.rename("tls.crt", &leaf.chain);
+        // Long enough for half of it to be seen, and decided to be no good.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        stand.rename("tls.key", leaf.key.expose());
+        let renamed = tokio::time::Instant::now();
+        stand.serves(&leaf).await;
+        let took = renamed.elapsed();
+        assert!(took <= Duration::from_secs(1), "{took:?}");
+    }
+}
+
 #[tokio::test]
 async fn half_a_pair_and_rubbish_keep_the_last_good_one() {
     let (ca, mut stand) = (Ca::new(), Stand::new().await);
@@ -128,7 +153,7 @@ async fn half_a_pair_and_rubbish_keep_the_last_good_one() {
     assert_eq!(stand.look().await, 1);
     let torn = ca.leaf();
     let third = ca.leaf();
-    let second = std::time::Duration::from_secs(1);
+    let second = Duration::from_secs(1);
     let expired = ca.leaf_for(super::world::DOMAIN, early(), second);
     let key = |leaf: &Leaf| leaf.key.expose().to_owned();
     for (chain, key) in [
@@ -156,7 +181,7 @@ async fn half_a_pair_and_rubbish_keep_the_last_good_one() {
 #[tokio::test]
 async fn a_pair_that_begins_later_is_taken_when_it_begins() {
     let (ca, mut stand) = (Ca::new(), Stand::new().await);
-    let (first, day) = (ca.leaf(), std::time::Duration::from_secs(86_400));
+    let (first, day) = (ca.leaf(), Duration::from_secs(86_400));
     stand.point(&stand.directory("now", &first));
     assert_eq!(stand.look().await, 1);
     let tomorrow = process::SystemClock.wall() + day;
@@ -172,7 +197,7 @@ async fn an_expired_pair_is_taken_when_the_clock_is_set_back() {
     let (ca, mut stand) = (Ca::new(), Stand::new().await);
     stand.point(&stand.directory("first", &ca.leaf()));
     assert_eq!(stand.look().await, 1);
-    let day = std::time::Duration::from_secs(86_400);
+    let day = Duration::from_secs(86_400);
     stand.proxy.clock.advance(3 * day);
     stand.point(&stand.directory("second", &ca.leaf()));
     assert_eq!(stand.look().await, 1, "over, as the clock says");
@@ -182,7 +207,7 @@ async fn an_expired_pair_is_taken_when_the_clock_is_set_back() {
 
 /// A time at which a leaf of one second was over long ago.
 fn early() -> std::time::SystemTime {
-    process::SystemClock.wall() - std::time::Duration::from_secs(100)
+    process::SystemClock.wall() - Duration::from_secs(100)
 }
 
 fn manifest(credential: &Credential, denied: &[&str]) -> String {

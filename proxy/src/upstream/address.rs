@@ -56,15 +56,21 @@ const fn v6(bits: u128, prefix: u8) -> IpNet {
 }
 
 /// An address that may not be dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("IP validation failed: {0} is not a private address")]
-pub struct NotAllowed(pub IpAddr);
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("IP validation failed: {ip} is not a private address")]
+pub struct NotAllowed {
+    ip: IpAddr,
+    /// The list in force.
+    listed: Vec<IpNet>,
+}
 
 impl NotAllowed {
-    /// The line of the configuration that would let it through.
-    pub fn line(self) -> String {
-        let prefix = if self.0.is_ipv4() { 32 } else { 128 };
-        format!("upstream.allowed_ips: [\"{}/{prefix}\"]", self.0)
+    /// The line of the configuration that would let it through, and all that passes now: the key
+    /// replaces the list in force, be it the default or the file's.
+    pub fn line(&self) -> String {
+        let listed = self.listed.iter().copied().chain([IpNet::from(self.ip)]);
+        let listed: Vec<String> = listed.map(|network| format!("\"{network}\"")).collect();
+        format!("upstream.allowed_ips: [{}]", listed.join(", "))
     }
 }
 
@@ -75,13 +81,19 @@ impl NotAllowed {
 /// It does not.
 pub fn check(policy: &UpstreamPolicy, ip: IpAddr) -> Result<(), NotAllowed> {
     let listed = policy.allowed_ips.as_deref().unwrap_or(&PRIVATE);
-    let mut listed = listed.iter().filter(|network| network.contains(&ip));
+    let mut around = listed.iter().filter(|network| network.contains(&ip));
     let allowed = !policy.validate
         || match special(ip) {
-            Some(range) => listed.any(|network| range.contains(network)),
-            None => listed.next().is_some(),
+            Some(range) => around.any(|network| range.contains(network)),
+            None => around.next().is_some(),
         };
-    if allowed { Ok(()) } else { Err(NotAllowed(ip)) }
+    if allowed {
+        return Ok(());
+    }
+    Err(NotAllowed {
+        ip,
+        listed: listed.to_vec(),
+    })
 }
 
 fn special(ip: IpAddr) -> Option<IpNet> {
@@ -95,6 +107,7 @@ fn special(ip: IpAddr) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn policy(list: &[&str]) -> UpstreamPolicy {
         UpstreamPolicy {
@@ -188,33 +201,48 @@ mod tests {
         }
     }
 
+    /// The policy of a configuration file in which `line` stands.
+    fn configured(line: &str) -> UpstreamPolicy {
+        let key = line.strip_prefix("upstream.").unwrap();
+        let text = format!(
+            "listen_addr: ':0'\ncontrol: {{socket: s}}\nroutes: {{}}\nupstream:\n  {key}\n"
+        );
+        Config::from_text(&text, None).unwrap().upstream
+    }
+
     #[test]
-    fn a_refusal_names_the_line_that_would_let_it_through() {
-        let refused = |ip: &str| check(&policy(&[]), ip.parse().unwrap()).unwrap_err();
+    fn a_refusal_names_the_line_that_lets_it_through_and_all_that_passed_before() {
+        let refused = |list: &[&str], ip: &str| check(&policy(list), ip.parse().unwrap());
+        let error = refused(&[], "8.8.8.8").unwrap_err();
         assert_eq!(
-            refused("8.8.8.8").to_string(),
+            error.to_string(),
             "IP validation failed: 8.8.8.8 is not a private address"
         );
         assert_eq!(
-            refused("8.8.8.8").line(),
-            "upstream.allowed_ips: [\"8.8.8.8/32\"]"
+            error.line(),
+            "upstream.allowed_ips: [\"10.0.0.0/8\", \"172.16.0.0/12\", \"192.168.0.0/16\", \
+             \"fc00::/7\", \"8.8.8.8/32\"]"
         );
         assert_eq!(
-            refused("fe80::1").line(),
-            "upstream.allowed_ips: [\"fe80::1/128\"]"
+            refused(&["192.0.2.0/24"], "fe80::1").unwrap_err().line(),
+            "upstream.allowed_ips: [\"192.0.2.0/24\", \"fe80::1/128\"]"
         );
-        for ip in [
-            "8.8.8.8",
-            "::1",
-            "fe80::1",
-            "::ffff:10.0.0.1",
-            "169.254.169.254",
-            "fd20:ce::254",
-            "0.0.0.0",
-        ] {
-            let line = refused(ip).line();
-            let list = line.split('"').nth(1).unwrap();
-            assert!(allowed(&[list], ip), "{line}");
+        for (list, before) in [(&[][..], "10.1.2.3"), (&["192.0.2.0/24"][..], "192.0.2.1")] {
+            for ip in [
+                "8.8.8.8",
+                "::1",
+                "fe80::1",
+                "::ffff:10.0.0.1",
+                "169.254.169.254",
+                "fd20:ce::254",
+                "0.0.0.0",
+            ] {
+                let line = refused(list, ip).unwrap_err().line();
+                for ip in [before, ip] {
+                    let allowed = check(&configured(&line), ip.parse().unwrap());
+                    assert_eq!(allowed, Ok(()), "{line}");
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::config::{ConfigError, UpstreamPolicy, certificates};
+use crate::config::{ConfigError, UpstreamPolicy, authorities};
 
 /// The client side of TLS to upstreams: HTTP/1.1 over TLS 1.2 or 1.3, verified.
 #[derive(Clone, Debug)]
@@ -22,17 +22,8 @@ impl Trust {
     ///
     /// Never: the provider serves both versions of TLS.
     pub fn load(policy: &UpstreamPolicy) -> Result<Self, ConfigError> {
-        let mut roots = RootCertStore::empty();
-        if let Some(path) = &policy.ca_file {
-            for certificate in certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| ConfigError::BadCertificate {
-                        path: path.clone(),
-                        detail: error.to_string(),
-                    })?;
-            }
-        }
+        let listed = policy.ca_file.as_deref().map(authorities).transpose()?;
+        let mut roots = listed.unwrap_or_else(RootCertStore::empty);
         if policy.include_system_cas {
             let found = rustls_native_certs::load_native_certs();
             for error in &found.errors {

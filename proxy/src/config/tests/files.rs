@@ -20,6 +20,11 @@ use crate::credential::{Credentials, Source};
 /// Some day of 2027.
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
+/// What to do about a bundle that nobody can be verified with.
+const BUNDLE: &str = "  next: write the certificates of the authorities to trust there, as PEM";
+/// PEM, and no certificate in it.
+const UNUSABLE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
 fn now() -> SystemTime {
     NOW + Duration::from_secs(1_800_000_000)
 }
@@ -238,18 +243,13 @@ fn an_https_route_needs_authorities_that_can_be_read() {
     files.write("ca.pem", "");
     assert_eq!(
         files.verdict(routes, now()),
-        "/data/ca.pem holds no certificate\n  \
-         next: write the PEM certificate chain there, the server certificate first"
+        format!("/data/ca.pem holds no certificate\n{BUNDLE}")
     );
-    files.write(
-        "ca.pem",
-        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    );
-    assert!(
-        files
-            .verdict(routes, now())
-            .starts_with("/data/ca.pem is no certificate that TLS can serve: ")
-    );
+    files.write("ca.pem", UNUSABLE);
+    let refused = files.verdict(routes, now());
+    let what = "/data/ca.pem holds no certificate authority that can be used: ";
+    assert!(refused.starts_with(what), "{refused}");
+    assert!(refused.ends_with(BUNDLE), "{refused}");
     files.write("ca.pem", &pair().chain_pem());
     assert_eq!(files.verdict(routes, now()), "good");
     // Without an https route nobody needs it yet.
@@ -263,14 +263,21 @@ fn an_https_route_needs_authorities_that_can_be_read() {
 #[test]
 fn client_authorities_must_be_there_when_they_are_named() {
     let files = Files::new();
-    files.write("ca.pem", "");
     let tls = "tls: {cert_file: DIR/tls.crt, key_file: DIR/tls.key, client_ca: DIR/ca.pem}";
     let here = files.0.path().to_str().unwrap();
     let text = format!("listen_addr: ':0'\n{tls}\nroutes: {{}}\n").replace("DIR", here);
     files.write("config.yaml", &text);
-    let refused = Config::read(Path::new(&files.path("config.yaml")), None, now()).unwrap_err();
-    assert!(
-        refused.to_string().ends_with("ca.pem holds no certificate"),
-        "{refused}"
-    );
+    for (bundle, what) in [
+        ("", "ca.pem holds no certificate\n"),
+        (
+            UNUSABLE,
+            "ca.pem holds no certificate authority that can be used: ",
+        ),
+    ] {
+        files.write("ca.pem", bundle);
+        let config = files.path("config.yaml");
+        let refused = Config::read(Path::new(&config), None, now()).unwrap_err();
+        let text = Failure::from(refused).to_string();
+        assert!(text.contains(what) && text.ends_with(BUNDLE), "{text}");
+    }
 }

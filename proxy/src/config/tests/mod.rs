@@ -109,3 +109,26 @@ fn what_is_printed_reads_back_to_the_same() {
         assert_eq!(shown(&again), shown(&config));
     }
 }
+
+#[test]
+fn every_instance_of_a_host_has_a_name_of_its_own_and_keeps_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = |file: &str, port: u16, more: &str| {
+        let path = directory.path().join(file);
+        let text = format!(
+            "listen_addr: ':{port}'\ncontrol: {{socket: /s{more}}}\nroutes: {{a.b: 'http://a:80'}}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let config = Config::read(&path, None, std::time::SystemTime::UNIX_EPOCH).unwrap();
+        config.control.unwrap().replica
+    };
+    let first = name("a.yaml", 1, "");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let mark = first.strip_prefix(host.trim()).unwrap();
+    assert_eq!(mark.len(), "-00000000".len(), "{first}");
+    assert_eq!(name("a.yaml", 1, ""), first);
+    assert_eq!(name("a.yaml", 1, ", tunnels: [x]"), first);
+    assert_ne!(name("b.yaml", 1, ""), first);
+    assert_ne!(name("a.yaml", 2, ""), first);
+    assert_eq!(name("a.yaml", 1, ", replica: r"), "r");
+}
