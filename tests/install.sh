@@ -15,6 +15,7 @@ logs=$tools/logs
 
 H2SPEC=2.2.1
 KUBE_APISERVER=1.36.3 # also in tools/kube-apiserver/go.mod
+TOXIPROXY=2.5.0
 CARGO_DENY=0.20.2
 RATHOLE=0.5.0
 BORE=0.6.0
@@ -34,7 +35,9 @@ DEBIAN=(
     procps         # ps, pgrep
     postgresql     # the edge's other database; tests start a cluster of their own
     etcd-server    # what the Kubernetes API server keeps its objects in
-    iproute2       # ss, for tests that count sockets
+    iproute2       # ss, for tests that count sockets; ip, for networks of their own
+    iptables       # faults in those networks
+    tcpdump        # what is on the wire
     util-linux     # taskset, flock, setpriv
 )
 # Peers of the tunnel.
@@ -112,6 +115,13 @@ install_kube_apiserver() {
     ln -sfn "../kube-apiserver-$KUBE_APISERVER/kube-apiserver" "$tools/bin/kube-apiserver"
 }
 
+install_toxiproxy() {
+    [[ -x $tools/toxiproxy-$TOXIPROXY/server ]] ||
+        CGO_ENABLED=0 GOBIN=$tools/toxiproxy-$TOXIPROXY go install "github.com/Shopify/toxiproxy/v2/cmd/server@v$TOXIPROXY" ||
+        return 1
+    ln -sfn "../toxiproxy-$TOXIPROXY/server" "$tools/bin/toxiproxy"
+}
+
 install_cargo_deny() {
     # Its own target directory: that of a checkout may be locked by the build that runs beside this.
     [[ -x $tools/cargo-deny-$CARGO_DENY/bin/cargo-deny ]] || {
@@ -177,7 +187,7 @@ flock 9
 
 # Those that compile go first, the longest before all, beside everything that only downloads.
 declare -A running=()
-steps=(kube_apiserver cargo_deny h2spec npm python)
+steps=(kube_apiserver cargo_deny h2spec toxiproxy npm python)
 [[ ${1:-} != peers ]] || steps=(rathole bore "${steps[@]}")
 for step in "${steps[@]}"; do
     timed "$step" "install_$step" >"$logs/$step" 2>&1 </dev/null 9>&- &
@@ -200,7 +210,7 @@ done
 
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ||
     fail "initdb is not there" "the package postgresql is installed and does not have it" "reinstall postgresql"
-for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset etcd "$tools"/bin/{h2spec,cargo-deny,kube-apiserver,node} "$tools/python/bin/python"; do
+for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset ip iptables tcpdump etcd "$tools"/bin/{h2spec,toxiproxy,cargo-deny,kube-apiserver,node} "$tools/python/bin/python"; do
     command -v "$program" >/dev/null || fail "$program is not there" "its package is installed and does not have it" "reinstall it"
 done
 if [[ ${1:-} == peers ]]; then
