@@ -24,8 +24,8 @@ use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 pub struct AccessSettings {
     /// DER, at most two. Not empty: a client certificate under one of them is required.
     pub client_ca_certificates: Vec<CertificateDer<'static>>,
-    /// DNS names of certificates that may call; a `*` at the end stands for anything. Empty: everybody
-    /// under those CAs.
+    /// DNS names and URIs (SPIFFE IDs) of certificates that may call; a `*` at the end stands for anything.
+    /// Empty: everybody under those CAs.
     pub clients: Vec<String>,
     /// Client certificates that are refused, as lower-case hexadecimal SHA-256 of the DER.
     pub denied: BTreeSet<String>,
@@ -221,8 +221,10 @@ impl Access {
         }
         let certificate =
             pki::Certificate::from_der(leaf.to_vec()).map_err(|_| Denial::BadCertificate)?;
-        let listed = |name: &str| self.settings.clients.iter().any(|rule| matches(rule, name));
-        if certificate.dns_names().iter().any(|name| listed(name)) {
+        let rules = || self.settings.clients.iter();
+        let named = |name: &String| rules().any(|rule| matches(rule, name));
+        let identified = |uri: &String| rules().any(|rule| matches_uri(rule, uri));
+        if certificate.dns_names().iter().any(named) || certificate.uris().iter().any(identified) {
             Ok(())
         } else {
             Err(Denial::NotListed)
@@ -276,6 +278,16 @@ fn matches(rule: &str, name: &str) -> bool {
             .get(..start.len())
             .is_some_and(|head| head.eq_ignore_ascii_case(start)),
         None => rule.eq_ignore_ascii_case(name),
+    }
+}
+
+/// Whether `rule`, perhaps with a `*` at its end, means `uri`. To the letter, because the path of a URI is;
+/// and a rule for DNS names, which has no colon, means none but for the `*` that means everybody.
+fn matches_uri(rule: &str, uri: &str) -> bool {
+    match rule.strip_suffix('*') {
+        Some("") => true,
+        Some(start) => start.contains(':') && uri.starts_with(start),
+        None => rule == uri,
     }
 }
 
@@ -414,6 +426,23 @@ mod tests {
         }
         for bad in ["agent-1", "agent-2*", "gent-1.example"] {
             assert_eq!(ask(named(bad), "::1", one), Err(Denial::NotListed), "{bad}");
+        }
+        assert!(matches_uri(
+            "spiffe://example.org/agent/*",
+            "spiffe://example.org/agent/7"
+        ));
+        assert!(matches_uri(
+            "spiffe://example.org/a",
+            "spiffe://example.org/a"
+        ));
+        assert!(matches_uri("*", "spiffe://example.org/a"));
+        for rule in [
+            "spiffe://example.org/A",
+            "spiffe://example.org/",
+            "s*",
+            "spiffe*",
+        ] {
+            assert!(!matches_uri(rule, "spiffe://example.org/a"), "{rule}");
         }
         let both = AccessSettings {
             client_ca_certificates: vec![ca.der()],

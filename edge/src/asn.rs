@@ -2,13 +2,21 @@
 //!
 //! One range a line, `FIRST LAST NUMBER` separated by tabs, spaces or commas, further columns ignored: the
 //! common shape of ip-to-ASN exports, IPv4 and IPv6 mixed. Sorted once, searched by halves. Nothing is
-//! downloaded, and an address that no line covers belongs to nobody.
+//! downloaded, and an address that no line covers belongs to nobody. The file is read again when it was
+//! replaced or written; what cannot be used is logged once, and the last good table stays.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use process::{Failure, Tasks};
 use thiserror::Error;
 
+/// How often the file is looked at. Not its content: that is long.
+const INTERVAL: Duration = Duration::from_millis(500);
 /// The longest file: the whole Internet is near 50 MiB.
 const LONGEST: u64 = 512 << 20;
 
@@ -39,6 +47,109 @@ struct Range {
     first: u128,
     last: u128,
     number: u32,
+}
+
+/// The table in force, out of a file that may be replaced. Clones share it; `Default` knows nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Asns(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    path: Option<PathBuf>,
+    table: RwLock<Arc<AsnTable>>,
+    generation: AtomicU64,
+}
+
+/// Device, inode, length and times of a file: another one has others, and so has one that was written.
+type Look = (u64, u64, u64, [i64; 4]);
+
+impl Asns {
+    /// Reads `path` for the first time.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used.
+    pub fn load(path: PathBuf) -> Result<Self, AsnError> {
+        let table = AsnTable::load(&path)?;
+        Ok(Self(Arc::new(Shared {
+            path: Some(path),
+            table: RwLock::new(Arc::new(table)),
+            generation: AtomicU64::new(0),
+        })))
+    }
+
+    /// The number that `address` belongs to now.
+    pub fn find(&self, address: IpAddr) -> Option<u32> {
+        let table = self.0.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.find(address)
+    }
+
+    /// Counts the tables so far: another number, and an answer may be another one.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Takes up what the file says until the stop; `changed` is called after each new table.
+    ///
+    /// # Errors
+    ///
+    /// None: what cannot be used is logged once.
+    pub async fn watch(self, tasks: Tasks, changed: impl Fn()) -> Result<(), Failure> {
+        let Some(path) = self.0.path.clone() else {
+            tasks.stopping().await;
+            return Ok(());
+        };
+        // What was read before this began may be older than what is there now.
+        let (mut taken, mut said) = (None, String::new());
+        while !tasks.is_stopping() {
+            let (seen, read) = (look(&path), path.clone());
+            if seen.is_none() || seen != taken {
+                let table = tokio::task::spawn_blocking(move || AsnTable::load(&read)).await;
+                let error = match table {
+                    // Somebody writes: it is looked at again in a moment.
+                    _ if look(&path) != seen => String::new(),
+                    Ok(Ok(table)) => {
+                        self.take(table);
+                        changed();
+                        taken = seen;
+                        String::new()
+                    }
+                    Ok(Err(error)) => {
+                        taken = seen;
+                        error.to_string()
+                    }
+                    Err(error) => error.to_string(),
+                };
+                if error != said && !error.is_empty() {
+                    tracing::error!(error, "asn_file not taken, the last good table is kept");
+                }
+                said = error;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = tasks.stopping() => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, table: AsnTable) {
+        let ranges = table.ranges.len();
+        *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(ranges, "asn_file taken");
+    }
+}
+
+fn look(path: &Path) -> Option<Look> {
+    let seen = std::fs::metadata(path).ok()?;
+    let times = [
+        seen.mtime(),
+        seen.mtime_nsec(),
+        seen.ctime(),
+        seen.ctime_nsec(),
+    ];
+    Some((seen.dev(), seen.ino(), seen.len(), times))
 }
 
 impl AsnTable {

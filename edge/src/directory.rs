@@ -200,6 +200,14 @@ impl Directory {
         tables.version(id) <= Some(version) && tables.remove(id, version)
     }
 
+    /// Wakes everybody who watches a tunnel: something has changed by which they decide, and which is not in
+    /// an entry.
+    pub fn touch(&self) {
+        for slot in self.read().by_id.values() {
+            slot.send_modify(|_| ());
+        }
+    }
+
     /// The database answered just now: to be called for each successful reading of the change counter.
     pub fn heard(&self) {
         let mut heard = write(&self.shared.heard);

@@ -30,7 +30,7 @@ use process::{Clock, Drained, Exit, Failure, Health, SystemClock, Tasks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use asn::AsnTable;
+use asn::Asns;
 use backed::Backed;
 use command::ServeArguments;
 use config::Config;
@@ -56,9 +56,15 @@ pub async fn serve(options: ServeArguments, tasks: Tasks) -> Result<(), Failure>
             .next("write a PEM chain and its key there")
     })?;
     let (directory, answer) = tunnels(&config, &options, clock, &tasks).await?;
-    let asns = config.asns.as_deref().map(AsnTable::load).transpose();
+    let asns = config.asns.clone().map(Asns::load).transpose();
     let asns =
         asns.map_err(|error| Failure::config("asn_file cannot be used").caused_by(&error))?;
+    let asns = asns.unwrap_or_default();
+    let told = directory.clone();
+    tasks.essential(
+        "asns",
+        asns.clone().watch(tasks.clone(), move || told.touch()),
+    );
     let listener = bind(config.listen, "the edge").await?;
 
     let cut = CancellationToken::new();
@@ -67,7 +73,7 @@ pub async fn serve(options: ServeArguments, tasks: Tasks) -> Result<(), Failure>
         name: config.name.clone(),
         front: front.clone(),
         directory,
-        asns: asns.unwrap_or_default(),
+        asns,
         answer,
         limits,
         tasks: tasks.clone(),

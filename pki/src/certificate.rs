@@ -105,6 +105,11 @@ impl Certificate {
         &self.extensions.addresses
     }
 
+    /// URIs of `subjectAltName`, as they are written there; a SPIFFE ID is one.
+    pub fn uris(&self) -> &[String] {
+        &self.extensions.uris
+    }
+
     /// Whether `basicConstraints` says that the subject is a CA.
     pub fn is_authority(&self) -> bool {
         let constraints = self.extensions.basic_constraints;

@@ -13,6 +13,7 @@ pub(crate) struct Extensions {
     pub(crate) key_usage: Option<KeyUsage>,
     pub(crate) dns_names: Vec<String>,
     pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) uris: Vec<String>,
     pub(crate) basic_constraints: Option<BasicConstraints>,
     pub(crate) name_constraints: Option<NameConstraints>,
     pub(crate) extended_key_usage: Option<ExtendedKeyUsage>,
@@ -86,6 +87,7 @@ impl Extensions {
             ParsedExtension::SubjectAlternativeName(names) => {
                 self.dns_names = dns_names(names.general_names.iter())?;
                 self.addresses = addresses(names.general_names.iter());
+                self.uris = uris(names.general_names.iter());
             }
             ParsedExtension::BasicConstraints(constraints) => {
                 self.basic_constraints = Some(BasicConstraints {
@@ -134,6 +136,15 @@ fn dns_names<'a>(names: impl Iterator<Item = &'a GeneralName<'a>>) -> Option<Vec
         }
     }
     Some(found)
+}
+
+fn uris<'a>(names: impl Iterator<Item = &'a GeneralName<'a>>) -> Vec<String> {
+    names
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some((*uri).to_owned()),
+            _ => None,
+        })
+        .collect()
 }
 
 fn addresses<'a>(names: impl Iterator<Item = &'a GeneralName<'a>>) -> Vec<IpAddr> {

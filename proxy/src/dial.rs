@@ -132,6 +132,7 @@ impl Dialler {
         };
         tokio::select! {
             () = keep => {}
+            () = shared.roster.trim() => {}
             () = secrets.watch() => {}
             () = tasks.stopping() => {}
         }

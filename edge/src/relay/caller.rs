@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
@@ -15,7 +16,10 @@ use super::link::Stream;
 use super::pump::{self, Broken};
 use super::quota::{Key, Place};
 use crate::access::{Access, Caller, Denial, fingerprint};
-use crate::directory::{Standing, TunnelEntry};
+use crate::directory::{Directory, Standing, TunnelEntry};
+
+/// The wall clock, which may jump, is compared with the end of a certificate at least this often.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Who calls, as far as outer TLS has proved it.
 #[derive(Clone, Debug)]
@@ -23,6 +27,8 @@ pub(super) struct Agent {
     pub(super) peer: SocketAddr,
     /// Empty on passthrough, and for those who showed none.
     pub(super) certificates: Arc<[CertificateDer<'static>]>,
+    /// When each of them is over.
+    ends: Arc<[SystemTime]>,
 }
 
 /// Why an agent gets nowhere.
@@ -58,10 +64,43 @@ pub(super) struct Admitted {
     pub(super) tunnel: String,
     agent: Agent,
     entry: watch::Receiver<Arc<TunnelEntry>>,
+    judged: Judged,
     _place: Place,
 }
 
+/// What an agent was let in by, beside the entry of its tunnel.
+#[derive(Clone, Copy)]
+struct Judged {
+    at: SystemTime,
+    /// Generation of the table of networks.
+    asns: u64,
+}
+
+impl Judged {
+    fn now(shared: &Shared) -> Self {
+        Self {
+            at: shared.directory.now(),
+            asns: shared.asns.generation(),
+        }
+    }
+}
+
 impl Agent {
+    /// One who comes from `peer` and has proved possession of the first of `certificates`.
+    pub(super) fn new(peer: SocketAddr, certificates: &[CertificateDer<'_>]) -> Self {
+        let own = certificates.iter().cloned().map(CertificateDer::into_owned);
+        let read = certificates
+            .iter()
+            .map(|der| pki::Certificate::from_der(der.to_vec()));
+        // The last second is part of it (RFC 5280 section 4.1.2.5).
+        let over = |read: pki::Certificate| read.validity().not_after() + Duration::from_secs(1);
+        Self {
+            peer,
+            certificates: own.collect(),
+            ends: read.flatten().map(over).collect(),
+        }
+    }
+
     /// Whether this agent may call `name` now.
     pub(super) fn admit(&self, shared: &Shared, name: &str) -> Result<Admitted, Refused> {
         let directory = &shared.directory;
@@ -71,6 +110,7 @@ impl Agent {
         let found = directory.tunnel_by_name(name).ok_or(Refused::Unknown)?;
         let mut entry = directory.watch(&found.id).ok_or(Refused::Unknown)?;
         let current = entry.borrow_and_update().clone();
+        let judged = Judged::now(shared);
         self.judge(shared, &current)?;
         let limits = current.access.limits();
         let place = shared
@@ -81,6 +121,7 @@ impl Agent {
             tunnel: current.id.clone(),
             agent: self.clone(),
             entry,
+            judged,
             _place: place,
         })
     }
@@ -121,12 +162,13 @@ impl Admitted {
             tunnel,
             agent: who,
             mut entry,
+            judged,
             _place,
         } = self;
         let _open = shared.telemetry.streams.hold();
         let ended = tokio::select! {
             ended = pump::pump(agent, stream, shared.limits.stall) => ended,
-            refused = who.watched(shared, &mut entry) => {
+            refused = who.watched(shared, &mut entry, judged) => {
                 tracing::info!(tunnel, peer = %who.peer, reason = refused.word(), "stream cut");
                 shared.telemetry.cut.increment();
                 return;
@@ -143,19 +185,27 @@ impl Admitted {
 }
 
 impl Agent {
-    /// Resolves once a change of the tunnel keeps this agent from going on.
+    /// Resolves once a change of the tunnel, or of what is known about this agent, or the time keeps it from
+    /// going on.
     async fn watched(
         &self,
         shared: &Shared,
         entry: &mut watch::Receiver<Arc<TunnelEntry>>,
+        mut judged: Judged,
     ) -> Refused {
         let mut before = entry.borrow().clone();
         loop {
-            let changed = entry.changed().await;
+            let (changed, ended) = tokio::select! {
+                changed = entry.changed() => (changed, false),
+                () = self.ended(&shared.directory, judged.at) => (Ok(()), true),
+            };
             let now = entry.borrow_and_update().clone();
+            let known = Judged::now(shared);
             // A change of credentials alone, the commonest, says nothing about agents.
-            let same = Access::is_same(&before.access, &now.access);
-            if (!same || before.standing != now.standing)
+            let same = Access::is_same(&before.access, &now.access)
+                && before.standing == now.standing
+                && known.asns == judged.asns;
+            if (ended || !same)
                 && let Err(refused) = self.judge(shared, &now)
             {
                 return refused;
@@ -163,7 +213,23 @@ impl Agent {
             if changed.is_err() {
                 return Refused::Archived;
             }
+            if ended || !same {
+                judged = known;
+            }
             before = now;
+        }
+    }
+
+    /// Resolves when the next of the certificates is over that was not at `since`.
+    async fn ended(&self, directory: &Directory, since: SystemTime) {
+        let Some(end) = self.ends.iter().filter(|end| **end > since).min() else {
+            return std::future::pending().await;
+        };
+        while let Ok(left) = end.duration_since(directory.now()) {
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK)).await;
         }
     }
 }

@@ -11,7 +11,6 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
 
@@ -35,15 +34,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
 ) {
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificates: Vec<_> = shown
-        .iter()
-        .cloned()
-        .map(CertificateDer::into_owned)
-        .collect();
-    let agent = Agent {
-        peer,
-        certificates: certificates.into(),
-    };
+    let agent = Agent::new(peer, shown);
     let (tasks, cut) = (shared.tasks.clone(), shared.cut.clone());
     let handler = move |request| {
         let (shared, agent) = (Arc::clone(&shared), agent.clone());

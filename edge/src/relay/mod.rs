@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use answer::{Answer, Body, no_such_path};
 pub use front::{Front, FrontError};
 
-use crate::asn::AsnTable;
+use crate::asn::Asns;
 use crate::directory::Directory;
 use caller::Agent;
 use hello::{ClientHello, HelloError};
@@ -52,8 +52,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Silence after which a peer is asked whether it is still there, the pause between two askings, and
 /// after how many it is gone: within a minute.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
-const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_PROBES: u32 = 3;
+/// The same for a peer that was sent something: what it does not acknowledge for this long never comes.
+/// Milliseconds.
+const UNACKNOWLEDGED: u32 = 45_000;
 
 /// How much and how long.
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +96,8 @@ pub struct Relay {
     pub front: Front,
     /// What is known of tunnels.
     pub directory: Directory,
-    /// Which autonomous system an address belongs to; empty: nobody knows.
-    pub asns: AsnTable,
+    /// Which autonomous system an address belongs to; `Default`: nobody knows.
+    pub asns: Asns,
     /// The control plane.
     pub answer: Answer,
     /// How much and how long.
@@ -111,7 +114,7 @@ struct Shared {
     agents: String,
     front: Front,
     directory: Directory,
-    asns: AsnTable,
+    asns: Asns,
     answer: Answer,
     limits: RelayLimits,
     tasks: Tasks,
@@ -201,6 +204,7 @@ fn keep_alive(listener: &TcpListener) {
     let _ = sockopt::set_tcp_keepintvl(listener, KEEP_INTERVAL);
     let _ = sockopt::set_tcp_keepcnt(listener, KEEP_PROBES);
     let _ = sockopt::set_socket_keepalive(listener, true);
+    let _ = sockopt::set_tcp_user_timeout(listener, UNACKNOWLEDGED);
 }
 
 /// Takes a socket from its first byte to its end.
@@ -241,10 +245,7 @@ async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr) {
             }
         }
         _ => {
-            let agent = Agent {
-                peer,
-                certificates: Arc::new([]),
-            };
+            let agent = Agent::new(peer, &[]);
             Box::pin(passthrough::serve(shared, socket, hello, agent)).await;
         }
     }

@@ -76,6 +76,7 @@ impl Line {
     /// Talks until the stream ends.
     pub(super) async fn talk(mut self, mut incoming: Incoming) {
         let tasks = self.shared.tasks.clone();
+        let surplus = self.entry.surplus();
         let mut lines = Lines::default();
         let mut said_draining = false;
         loop {
@@ -110,7 +111,7 @@ impl Line {
                     self.retire.cancel();
                     false
                 }
-                () = tasks.stopping(), if !said_draining => {
+                () = leaving(&tasks, &surplus), if !said_draining => {
                     said_draining = true;
                     self.say(&FromProxy::Draining).await.is_err()
                 }
@@ -179,6 +180,14 @@ impl Line {
         let line = wire::line(message).map_err(|_| Over)?;
         let frame = Frame::data(Bytes::copy_from_slice(&line));
         self.out.send(frame).await.map_err(|_| Over)
+    }
+}
+
+/// Resolves when the edge should open nothing more here: at the stop, and on a connection too many.
+async fn leaving(tasks: &process::Tasks, surplus: &CancellationToken) {
+    tokio::select! {
+        () = tasks.stopping() => {}
+        () = surplus.cancelled() => tracing::info!("a connection too many, drained"),
     }
 }
 

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::EdgeCarrier;
 
 /// A connection that ends before this was none.
 const SHORT: Duration = Duration::from_secs(2);
+/// Connections in excess stay for so long: instances hear of each other one after the other.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// The connections to one edge. Clones share it.
 #[derive(Clone, Debug)]
@@ -46,6 +49,10 @@ struct Connection {
     /// It will be cut, so another one is wanted in its place.
     leaving: bool,
     since: Instant,
+    /// When the edge last said how many instances there are.
+    heard: Instant,
+    /// Cancelled when it is one too many.
+    surplus: CancellationToken,
 }
 
 impl State {
@@ -61,6 +68,29 @@ impl State {
     fn bound(&self) -> usize {
         let all = self.connections.values();
         all.filter(|one| one.credential.is_some()).count()
+    }
+
+    /// Connections in excess, by number: those beyond `each` to an instance, and all to instances beyond as many
+    /// as there are. What an instance said last counts most: one that is gone says nothing.
+    fn surplus(&self, each: usize) -> Vec<u64> {
+        let mut instances: BTreeMap<&str, (Instant, Vec<u64>)> = BTreeMap::new();
+        for (number, connection) in self.connections.iter().filter(|(_, one)| !one.leaving) {
+            let entry = instances.entry(&connection.instance);
+            let (heard, numbers) = entry.or_insert((connection.heard, Vec::new()));
+            *heard = connection.heard.max(*heard);
+            numbers.push(*number);
+        }
+        let mut instances: Vec<_> = instances.into_values().collect();
+        instances.sort_by_key(|(heard, _)| std::cmp::Reverse(*heard));
+        let count = self.instances.max(1) as usize;
+        let surplus = instances
+            .into_iter()
+            .enumerate()
+            .flat_map(|(at, (_, numbers))| {
+                let stay = if at < count { each } else { 0 };
+                numbers.into_iter().skip(stay)
+            });
+        surplus.collect()
     }
 
     /// Instances without all their connections.
@@ -93,6 +123,26 @@ impl Roster {
         }
     }
 
+    /// Tells connections that are in excess for a while to go, until it is dropped.
+    pub(super) async fn trim(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.0.changed.notified());
+            changed.as_mut().enable();
+            if self.lock().surplus(self.0.each).is_empty() {
+                changed.await;
+                continue;
+            }
+            tokio::time::sleep(SETTLE).await;
+            let mut state = self.lock();
+            for number in state.surplus(self.0.each) {
+                if let Some(connection) = state.connections.get_mut(&number) {
+                    connection.leaving = true;
+                    connection.surplus.cancel();
+                }
+            }
+        }
+    }
+
     /// A place for a new connection to `instance`, which says that there are `instances`. `None`: it has
     /// all its connections.
     pub(super) fn enter(&self, instance: &str, instances: u32) -> Option<Entry> {
@@ -109,6 +159,8 @@ impl Roster {
             credential: None,
             leaving: false,
             since: Instant::now(),
+            heard: Instant::now(),
+            surplus: CancellationToken::new(),
         };
         state.connections.insert(number, connection);
         Some(Entry {
@@ -190,7 +242,7 @@ impl Entry {
     pub(super) fn bound(&self, credential: &str) {
         self.change(|connection| {
             connection.credential = Some(credential.to_owned());
-            connection.leaving = false;
+            connection.leaving = connection.surplus.is_cancelled();
         });
     }
 
@@ -202,7 +254,15 @@ impl Entry {
     /// There are `count` instances.
     pub(super) fn instances(&self, count: u32) {
         self.roster.lock().instances = count;
-        self.roster.0.changed.notify_waiters();
+        self.change(|connection| connection.heard = Instant::now());
+    }
+
+    /// Resolves when it is one too many: it takes nothing new, and what runs on it may end.
+    pub(super) fn surplus(&self) -> CancellationToken {
+        let state = self.roster.lock();
+        let own = state.connections.get(&self.number);
+        own.map(|connection| connection.surplus.clone())
+            .unwrap_or_default()
     }
 
     fn change(&self, change: impl FnOnce(&mut Connection)) {
@@ -271,6 +331,50 @@ mod tests {
         let _new = roster.enter("a", 1).unwrap();
         assert!(!wants(&roster));
         assert_eq!(roster.reason(), None, "the old one still serves");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_exceeds_the_number_goes_after_a_while_and_nothing_else() {
+        let roster = roster(1);
+        let [a, b, c] = ["a", "b", "c"].map(|name| {
+            let entry = roster.enter(name, 3).unwrap();
+            entry.bound("one");
+            entry
+        });
+        let trimmed = async || {
+            let trimming = tokio::time::timeout(2 * SETTLE, roster.trim());
+            assert!(trimming.await.is_err(), "it goes on");
+            [&a, &b, &c].map(|entry| entry.surplus().is_cancelled())
+        };
+        assert_eq!(trimmed().await, [false; 3]);
+        // An edge has gone that says nothing, and the others say so one after the other.
+        a.instances(2);
+        c.instances(2);
+        assert_eq!(trimmed().await, [false, true, false]);
+        assert!(!wants(&roster));
+        // For a moment there seemed to be one alone.
+        c.instances(1);
+        c.instances(2);
+        assert_eq!(trimmed().await, [false, true, false]);
+        c.instances(1);
+        assert_eq!(trimmed().await, [true, true, false]);
+        a.bound("two");
+        assert!(roster.enter("c", 1).is_none() && !wants(&roster));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_not_cut_after_all_makes_one_too_many() {
+        let roster = roster(1);
+        let old = roster.enter("a", 1).unwrap();
+        old.leaving();
+        let new = roster.enter("a", 1).unwrap();
+        old.bound("again");
+        let trimming = tokio::time::timeout(2 * SETTLE, roster.trim());
+        assert!(trimming.await.is_err(), "it goes on");
+        assert_eq!(
+            [old, new].map(|entry| entry.surplus().is_cancelled()),
+            [false, true]
+        );
     }
 
     #[test]
