@@ -203,7 +203,7 @@ impl Directory {
     /// Wakes everybody who watches a tunnel: something has changed by which they decide, and which is not in
     /// an entry.
     pub fn touch(&self) {
-        for slot in self.read().by_id.values() {
+        for slot in self.read().slots() {
             slot.send_modify(|_| ());
         }
     }

@@ -40,7 +40,7 @@ pub(crate) fn page(
         credentials.clone(),
     );
     let forwarder = forwarder.clone();
-    let (edge, noted) = (carriers.edge.clone(), carriers.edge.clone());
+    let (edge, roster) = (carriers.edge.clone(), carriers.edge.clone());
     Health {
         reasons: Arc::new(move || {
             let mut reasons = ready.reasons();
@@ -52,7 +52,7 @@ pub(crate) fn page(
         }),
         notes: Arc::new(move || {
             let mut notes = kept.notes();
-            notes.extend(noted.iter().flat_map(Roster::notes));
+            notes.extend(roster.iter().flat_map(Roster::notes));
             notes
         }),
         metrics: Arc::new(move || {

@@ -201,7 +201,7 @@ async fn a_long_request_and_a_long_answer_go_through_as_they_come() {
         (!stand.upstream.seen(|line| line == "POST /long").is_empty()).then_some(())
     })
     .await;
-    let piece = [b'x'; 0x10000];
+    let piece = vec![b'x'; 0x10000];
     for _ in 0..32 {
         stream.write_all(b"10000\r\n").await.unwrap();
         stream.write_all(&piece).await.unwrap();

@@ -20,6 +20,7 @@ async fn schemathesis_finds_nothing_that_the_document_does_not_say() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/openapi.py");
     let child = Command::new(python)
         .args([script, &format!("api.{EDGE}")])
+        .arg(world.address.ip().to_string())
         .arg(world.address.port().to_string())
         .args([&world.file("front-ca.pem"), &token])
         .args(["--max-examples", EXAMPLES])

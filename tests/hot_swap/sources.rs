@@ -48,8 +48,8 @@ async fn a_daemon_that_goes_and_comes_back_costs_no_call_and_no_stream() {
         let page = async || (rig.proxy.page("/readyz").await? == "ready\n").then_some(());
         until("plain readiness", page).await;
         // Each ends at a time of its own.
-        let life = Duration::from_secs(generation * 3600);
-        let next = rig.issuer.of(generation, &rig.issuer.pair_for(life));
+        let lifetime = Duration::from_secs(generation * 3600);
+        let next = rig.issuer.of(generation, &rig.issuer.pair_for(lifetime));
         assert_eq!(rig.session.offer(&next).await, Answer::Ack);
         let line = Line::open(&rig.proxy, Carrier::Tls, &hello).await.unwrap();
         assert!(line.is_on(&next));

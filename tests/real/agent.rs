@@ -32,7 +32,9 @@ async fn all(target: &str, prepare: impl Fn(&mut Command, &Path)) {
     let scripts = scripts();
     for (script, revision) in CLIENTS {
         let path = scripts.path().join(script);
-        let python = script.ends_with(".py");
+        let python = Path::new(script)
+            .extension()
+            .is_some_and(|kind| kind == "py");
         let program = if python {
             "python/bin/python"
         } else {

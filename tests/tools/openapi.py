@@ -1,4 +1,4 @@
-"""schemathesis against an edge on loopback: python openapi.py NAME PORT CA_FILE TOKEN_FILE [OPTION...]
+"""schemathesis against an edge on loopback: python openapi.py NAME ADDRESS PORT CA_FILE TOKEN_FILE [OPTION...]
 
 NAME is the edge's API host, which no resolver here knows. Every connection comes from another address of loopback, so
 that the edge's limits, which count by source, stay as they are and are not what is tested.
@@ -9,18 +9,18 @@ import pathlib
 import socket
 import sys
 
-name, port, ca, token_file, *options = sys.argv[1:]
+name, edge, port, ca, token_file, *options = sys.argv[1:]
 resolve = socket.getaddrinfo
 connect = socket.socket.connect
 sources = (f"127.{a}.{b}.{c}" for a, b, c in itertools.product(range(1, 250), range(250), range(1, 250)))
 
 
 def to_the_edge(host, *rest, **more):
-    return resolve("127.0.0.1" if host == name else host, *rest, **more)
+    return resolve(edge if host == name else host, *rest, **more)
 
 
 def from_anywhere(self, address):
-    if self.family == socket.AF_INET and address[0] == "127.0.0.1":
+    if self.family == socket.AF_INET and address[0] == edge:
         self.bind((next(sources), 0))
     return connect(self, address)
 

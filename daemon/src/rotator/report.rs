@@ -9,7 +9,7 @@ use process::BUILD;
 use super::orders::Operations;
 use super::tunnel::Tunnel;
 use super::{Moment, unix};
-use crate::board::{Board, Replica};
+use crate::board::{Board, Replica, Replicas};
 use crate::rotation::authority;
 use crate::status::{CertificateStatus, ReplicaStatus, Rotations, Status, TunnelStatus};
 
@@ -19,6 +19,7 @@ pub(super) fn status(
     board: &Board,
     moment: Moment,
 ) -> Status {
+    // Borrowed once: a second time would wait for a writer who waits for the first.
     let replicas = board.replicas.borrow();
     Status {
         build: BUILD.to_owned(),
@@ -26,7 +27,7 @@ pub(super) fn status(
         time_suspect: moment.suspect,
         tunnels: tunnels
             .iter()
-            .map(|(name, tunnel)| (name.clone(), tunnel.status(board, moment)))
+            .map(|(name, tunnel)| (name.clone(), tunnel.status(&replicas, moment)))
             .collect(),
         replicas: replicas
             .iter()
@@ -37,7 +38,7 @@ pub(super) fn status(
 }
 
 impl Tunnel {
-    fn status(&self, board: &Board, moment: Moment) -> TunnelStatus {
+    fn status(&self, replicas: &Replicas, moment: Moment) -> TunnelStatus {
         let serving = self.leaf.serving.as_ref();
         let ca = |ca: Option<&authority::Ca>| {
             let ca = ca.and_then(|ca| self.certificate(ca));
@@ -57,7 +58,7 @@ impl Tunnel {
             standby_ca: ca(self.ca.standby.as_ref()),
             client_ca: ca(self.client_ca()),
             ca_key_unsealed: true,
-            alarms: self.alarms(board, moment),
+            alarms: self.alarms(replicas, moment),
             rotations: Rotations {
                 server_certificate: self.leaf.done,
                 ca: self.ca.done,
@@ -66,9 +67,8 @@ impl Tunnel {
     }
 
     /// Proxies that go on with earlier routes and denials.
-    fn refused_policies(&self, board: &Board) -> Vec<String> {
+    fn refused_policies(&self, replicas: &Replicas) -> Vec<String> {
         let key = (self.name.clone(), Resource::Policy);
-        let replicas = board.replicas.borrow();
         let refused = replicas.iter().filter_map(|(name, replica)| {
             let (generation, reason) = replica.nacks.get(&key)?;
             Some(format!(
@@ -78,7 +78,7 @@ impl Tunnel {
         refused.collect()
     }
 
-    fn alarms(&self, board: &Board, moment: Moment) -> Vec<String> {
+    fn alarms(&self, replicas: &Replicas, moment: Moment) -> Vec<String> {
         let now = moment.unix();
         let lifetime = self.config.server_certificate.lifetime.as_secs();
         let mut alarms = authority::alarms(&self.ca, now, lifetime);
@@ -92,7 +92,7 @@ impl Tunnel {
             }
             _ => {}
         }
-        alarms.extend(self.refused_policies(board));
+        alarms.extend(self.refused_policies(replicas));
         alarms.extend(self.facts.conflict.clone());
         alarms.extend(self.facts.troubles.values().cloned());
         match &self.leaf.serving {
@@ -113,8 +113,7 @@ impl Tunnel {
         }
         let generation = self.leaf.serving.as_ref().map_or(0, |leaf| leaf.generation);
         if self.is_overdue(moment.boot) {
-            let replicas = board.replicas.borrow();
-            for (name, replica) in replicas.iter() {
+            for (name, replica) in replicas {
                 let acked = acked(replica, &self.name);
                 let counts = replica.connected
                     && replica.role == control::Role::Proxy

@@ -224,6 +224,8 @@ pub(super) fn ended(name: &str, error: &(dyn std::error::Error + 'static)) -> Ca
             | Alert::CertificateExpired
             | Alert::CertificateUnknown
             | Alert::UnknownCA
+            // Of two CAs of one name the wrong one is known.
+            | Alert::DecryptError
             | Alert::AccessDenied
             | Alert::HandshakeFailure),
         ) => CarryError::ProxyRefused {

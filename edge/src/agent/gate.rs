@@ -261,8 +261,8 @@ mod tests {
         Ok((ask.route.0, ask.path))
     }
 
-    fn is(asked: Result<(String, String), Refusal>, route: &str, path: &str) {
-        assert_eq!(asked, Ok((route.to_owned(), path.to_owned())));
+    fn is(asked: impl Into<Result<(String, String), Refusal>>, route: &str, path: &str) {
+        assert_eq!(asked.into(), Ok((route.to_owned(), path.to_owned())));
     }
 
     #[test]

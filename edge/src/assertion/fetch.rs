@@ -247,7 +247,8 @@ async fn exchange(
         .map_or("", |authority| authority.as_str());
     let request = Request::get(path)
         .header(HOST, authority)
-        .header(ACCEPT, "application/json")
+        // A Kubernetes API server gives its keys only to those who name their type.
+        .header(ACCEPT, "application/json, application/jwk-set+json")
         .header(
             USER_AGENT,
             concat!("keyward-edge/", env!("CARGO_PKG_VERSION")),

@@ -37,6 +37,10 @@ impl Tables {
         self.by_id.get(id).map(|(slot, _)| slot)
     }
 
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.by_id.values().map(|(slot, _)| slot)
+    }
+
     pub(super) fn of_domain(&self, domain: &str) -> Option<Arc<TunnelEntry>> {
         let slot = self.slot(self.by_domain.get(domain)?)?;
         Some(slot.borrow().clone())

@@ -16,7 +16,9 @@ pub(super) fn write(config: &Config) -> String {
     firewall.listen(config.health.addr, "health and metrics");
     if let Some(edge) = &config.edge {
         match &edge.forward_proxy {
-            Some(forward) => firewall.dial(&forward.host, forward.port, "forward proxy to the edge"),
+            Some(forward) => {
+                firewall.dial(&forward.host, forward.port, "forward proxy to the edge");
+            }
             None if edge.addresses.is_empty() => {
                 firewall.dial(&edge.host, edge.port, "carrier edge");
             }

@@ -127,14 +127,12 @@ impl Desk {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            match Message::read(Bytes::copy_from_slice(line.trim_ascii())) {
-                Some(message) => self.take(message).await,
-                None => {
-                    let error =
-                        json!({"code": -32700, "message": "this line is no JSON-RPC message"});
-                    let answer = json!({"jsonrpc": "2.0", "id": null, "error": error});
-                    self.bridge.say(answer.to_string()).await;
-                }
+            if let Some(message) = Message::read(Bytes::copy_from_slice(line.trim_ascii())) {
+                self.take(message).await;
+            } else {
+                let error = json!({"code": -32700, "message": "this line is no JSON-RPC message"});
+                let answer = json!({"jsonrpc": "2.0", "id": null, "error": error});
+                self.bridge.say(answer.to_string()).await;
             }
         }
     }

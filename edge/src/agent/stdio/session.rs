@@ -17,8 +17,6 @@ pub(super) struct Session {
     revision: Option<HeaderValue>,
     /// How it was begun, so that it can be begun again.
     pub(super) initialize: Option<Message>,
-    /// The client names the revision in each request.
-    pub(super) stateless: bool,
 }
 
 impl Session {
