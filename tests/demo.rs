@@ -297,7 +297,7 @@ async fn a_client_of_its_own_making_goes_through_the_bridge_by_the_name_localhos
 fn a_missing_program_is_named_with_the_way_to_build_it() {
     let folder = TempDir::new().unwrap();
     let alone = folder.path().join("keyward-demo");
-    std::fs::copy(program(), &alone).unwrap();
+    crate::cli::stage::copy(&program(), &alone);
     let output = Command::new(&alone).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{errors}");

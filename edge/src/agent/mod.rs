@@ -3,7 +3,7 @@
 //! Outer TLS goes to the edge and inner TLS to the proxy, both with the client certificate, and what is
 //! said is readable at the two ends alone. Callers of this machine are trusted as its user is: whoever
 //! may connect to the port has the certificate's access, so it is on loopback unless somebody says
-//! otherwise, and no page of another site gets in ([`gate`]).
+//! otherwise, and no page of another site gets in (`gate`).
 
 mod answer;
 mod body;
