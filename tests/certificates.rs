@@ -622,16 +622,11 @@ fn a_ca_and_a_leaf_made_by_hand_as_documented_can_be_adopted() {
         .advice()
         .iter()
         .map(|finding| finding.id)
-        // Whether there is one unasked depends on the version of openssl.
-        .filter(|id| *id != "subject-key-id")
+        // Whether there is a key identifier unasked depends on the version of openssl, and a leaf that was made in the
+        // same second as its CA begins as early as it may.
+        .filter(|id| !["subject-key-id", "backdate"].contains(id))
         .collect();
-    let told = [
-        "lifetime",
-        "backdate",
-        "algorithm",
-        "basic-constraints",
-        "key-usage",
-    ];
+    let told = ["lifetime", "algorithm", "basic-constraints", "key-usage"];
     assert_eq!(advice, told);
     pki::lint(&pair, &ca, &expectation, now(), Origin::Ours).expect_err("we would not issue it so");
     let authority = Authority::load(ca, openssl.read_key("ca"), now()).expect("an authority");
