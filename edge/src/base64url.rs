@@ -1,20 +1,6 @@
 //! Base64url without padding (RFC 4648 §5), strict: one text for each octet string and no other.
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// As text.
-pub(crate) fn encode(octets: &[u8]) -> String {
-    let mut text = String::with_capacity(octets.len().div_ceil(3) * 4);
-    for group in octets.chunks(3) {
-        let octet = |index| group.get(index).copied().map_or(0, u32::from);
-        let bits = octet(0) << 16 | octet(1) << 8 | octet(2);
-        for index in 0..=group.len() {
-            let sextet = usize::try_from(bits >> (18 - 6 * index) & 0x3f).unwrap_or_default();
-            text.extend(ALPHABET.get(sextet).copied().map(char::from));
-        }
-    }
-    text
-}
+pub(crate) use process::base64::encode_url as encode;
 
 /// `None` for padding, white space, another alphabet, a length that cannot be, and bits left over that
 /// are not zero: else one token would have several texts.

@@ -52,7 +52,7 @@ pub(crate) struct Connections {
     forwarder: Forwarder,
     telemetry: Arc<Telemetry>,
     http1: http1::Builder,
-    http2: http2::Builder<OnTasks>,
+    http2: http2::Builder<Tasks>,
     /// Connections at once.
     limit: u64,
     drain: Duration,
@@ -75,7 +75,7 @@ impl Connections {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle_timeout)
             .max_header_size(HEAD as usize);
-        let mut http2 = http2::Builder::new(OnTasks(tasks.clone()));
+        let mut http2 = http2::Builder::new(tasks.clone());
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.concurrent_streams)
@@ -375,18 +375,5 @@ impl<C: Future<Output = hyper::Result<()>>> Future for Whole<C> {
         }
         let _ = ready!(Pin::new(&mut self.gone).poll(cx));
         Poll::Ready(std::mem::replace(&mut self.ended, Ok(())))
-    }
-}
-
-/// Runs what hyper spawns as tasks that the shutdown waits for.
-#[derive(Clone)]
-pub(crate) struct OnTasks(pub(crate) Tasks);
-
-impl<F> hyper::rt::Executor<F> for OnTasks
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use process::{Clock as _, Failure, SystemClock, Tasks};
+use process::{Clock as _, Failure, SystemClock, Tasks, base64};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -230,11 +230,11 @@ fn jwk(key: &EcdsaKeyPair) -> Value {
     // An uncompressed point (SEC 1 section 2.3.3): a byte, then both coordinates.
     let point = key.public_key().as_ref().get(1..).unwrap_or_default();
     let (x, y) = point.split_at(point.len() / 2);
-    json!({"kty": "EC", "crv": "P-256", "kid": "k", "use": "sig", "x": base64url(x), "y": base64url(y)})
+    json!({"kty": "EC", "crv": "P-256", "kid": "k", "use": "sig", "x": base64::encode_url(x), "y": base64::encode_url(y)})
 }
 
 fn assertion(key: &EcdsaKeyPair, now: u64) -> Result<String, Failure> {
-    let part = |value: Value| base64url(value.to_string().as_bytes());
+    let part = |value: Value| base64::encode_url(value.to_string().as_bytes());
     let header = json!({"alg": "ES256", "kid": "k", "typ": "JWT"});
     let claims = json!({
         "iss": ISSUER, "aud": AUDIENCE, "sub": "bench", "jti": "once", "iat": now, "nbf": now, "exp": now + 600,
@@ -242,35 +242,8 @@ fn assertion(key: &EcdsaKeyPair, now: u64) -> Result<String, Failure> {
     let signed = format!("{}.{}", part(header), part(claims));
     let signature = key.sign(&SystemRandom::new(), signed.as_bytes());
     let signature = signature.map_err(|_| Failure::internal("no signature"))?;
-    Ok(format!("{signed}.{}", base64url(signature.as_ref())))
-}
-
-/// Base64url without padding (RFC 4648 section 5).
-fn base64url(octets: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for group in octets.chunks(3) {
-        let octet = |index| group.get(index).copied().map_or(0, u32::from);
-        let bits = octet(0) << 16 | octet(1) << 8 | octet(2);
-        for index in 0..=group.len() {
-            let sextet = usize::try_from(bits >> (18 - 6 * index) & 0x3f).unwrap_or_default();
-            text.extend(ALPHABET.get(sextet).copied().map(char::from));
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64url_is_that_of_the_standard() {
-        let of = |text: &str| base64url(text.as_bytes());
-        assert_eq!(
-            [of(""), of("f"), of("fo"), of("foo"), of("foob")],
-            ["", "Zg", "Zm8", "Zm9v", "Zm9vYg"]
-        );
-        assert_eq!(base64url(&[0xfb, 0xff]), "-_8");
-    }
+    Ok(format!(
+        "{signed}.{}",
+        base64::encode_url(signature.as_ref())
+    ))
 }

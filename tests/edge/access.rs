@@ -13,15 +13,6 @@ use crate::rig::Hello;
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const SECOND: Duration = Duration::from_secs(1);
 
-fn tunnel(access: &str) -> Tunnel {
-    Tunnel {
-        instances: 1,
-        secrets: vec![("a", "secret-a".to_owned(), "")],
-        suspended: false,
-        access: access.to_owned(),
-    }
-}
-
 /// What the edge says to a hello for `name`.
 pub(super) async fn said_to(stand: &Stand, hello: &[u8]) -> Vec<u8> {
     let mut tcp = TcpStream::connect(stand.address).await.unwrap();
@@ -73,14 +64,14 @@ async fn unknown_suspended_and_closed_names_look_the_same_and_are_refused_within
     let mut line = stand.line().await.unwrap();
     stand.tell(&Tunnel {
         suspended: true,
-        ..tunnel(OPEN)
+        ..Tunnel::open_to(OPEN)
     });
     line.rest().await;
     refused("up.t.example", "suspended").await;
-    stand.tell(&tunnel(""));
+    stand.tell(&Tunnel::open_to(""));
     stand.edge.logs("tunnels taken", 3).await;
     refused("up.t.example", "closed").await;
-    stand.tell(&tunnel("cidrs: [192.0.2.0/24, '2001:db8::/32']"));
+    stand.tell(&Tunnel::open_to("cidrs: [192.0.2.0/24, '2001:db8::/32']"));
     stand.edge.logs("tunnels taken", 4).await;
     refused("up.t.example", "address").await;
 }
@@ -91,11 +82,11 @@ async fn an_open_stream_ends_within_a_second_when_its_caller_may_not_call_any_mo
     let mut line = stand.line().await.unwrap();
     assert_eq!(line.get("/open").await.unwrap().status, 200);
     // What does not concern it leaves it alone.
-    stand.tell(&tunnel("cidrs: ['127.0.0.0/8', '192.0.2.0/24']"));
+    stand.tell(&Tunnel::open_to("cidrs: ['127.0.0.0/8', '192.0.2.0/24']"));
     stand.edge.logs("tunnels taken", 2).await;
     assert_eq!(line.get("/open").await.unwrap().status, 200);
     let begun = Instant::now();
-    stand.tell(&tunnel("cidrs: [192.0.2.0/24]"));
+    stand.tell(&Tunnel::open_to("cidrs: [192.0.2.0/24]"));
     line.rest().await;
     assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
     assert_eq!(stand.edge.metric("keyward_edge_cut_total").await, 1);
@@ -158,7 +149,7 @@ async fn refusals_on_the_agents_door_carry_their_reason_and_denials_count_at_eac
     refused(Some(&foreign), "up.t.example", 403, "unknown_ca").await;
 
     let only = format!("{clients}, clients: ['agent.*']");
-    stand.tell(&tunnel(&only));
+    stand.tell(&Tunnel::open_to(&only));
     stand.edge.logs("tunnels taken", 2).await;
     assert_eq!(connect(&stand, Some(&good), "up.t.example").await.0, 200);
     let other = stand.issuer.client("other.example");
@@ -166,12 +157,12 @@ async fn refusals_on_the_agents_door_carry_their_reason_and_denials_count_at_eac
 
     let leaf = pki::Certificate::from_pem(&good.0).unwrap();
     let denied = format!("{clients}, denied: ['{}']", leaf.fingerprint());
-    stand.tell(&tunnel(&denied));
+    stand.tell(&Tunnel::open_to(&denied));
     stand.edge.logs("tunnels taken", 3).await;
     refused(Some(&good), "up.t.example", 403, "certificate_denied").await;
     stand.tell(&Tunnel {
         suspended: true,
-        ..tunnel(clients)
+        ..Tunnel::open_to(clients)
     });
     stand.edge.logs("tunnels taken", 4).await;
     refused(Some(&good), "up.t.example", 403, "suspended").await;

@@ -92,6 +92,18 @@ impl Agent {
         assert!(answer.starts_with("HTTP/1.1 50"), "{answer}");
     }
 
+    /// An event stream that has reached the server.
+    async fn events(&self, stand: &Stand) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!("GET /up/events HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        until("the event stream", async || {
+            (stand.upstream.streams() == 1).then_some(())
+        })
+        .await;
+        stream
+    }
+
     async fn works(&self) {
         let answer = self.get("/up/call").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -127,15 +139,6 @@ pub(crate) async fn mutual(more: &str) -> Stand {
     proxy.ready().await;
     stand.proxies.push(proxy);
     stand
-}
-
-fn tunnel(access: &str) -> Tunnel {
-    Tunnel {
-        instances: 1,
-        secrets: vec![("a", "secret-a".to_owned(), "")],
-        suspended: false,
-        access: access.to_owned(),
-    }
 }
 
 #[tokio::test]
@@ -217,13 +220,7 @@ async fn a_long_request_and_a_long_answer_go_through_as_they_come() {
 async fn events_come_one_by_one_and_a_caller_that_leaves_cancels_at_the_server() {
     let stand = mutual("").await;
     let agent = Agent::start(&stand, &[]).await;
-    let mut stream = TcpStream::connect(agent.address).await.unwrap();
-    let head = format!("GET /up/events HTTP/1.1\r\nHost: {}\r\n\r\n", agent.address);
-    stream.write_all(head.as_bytes()).await.unwrap();
-    until("the event stream", async || {
-        (stand.upstream.streams() == 1).then_some(())
-    })
-    .await;
+    let mut stream = agent.events(&stand).await;
     let mut seen = String::new();
     let mut piece = [0; 4096];
     for number in 0..20 {
@@ -330,7 +327,7 @@ async fn a_refusal_names_its_layer_and_its_reason() {
     let agent = Agent::start(&stand, &[]).await;
     agent.works().await;
     let refused = async |access: &str, times: usize, reason: &str| {
-        stand.tell(&tunnel(access));
+        stand.tell(&Tunnel::open_to(access));
         stand.edge.logs("tunnels taken", times).await;
         until("the end of what is open", async || {
             (stand.edge.metric("keyward_edge_streams").await == 0).then_some(())
@@ -350,7 +347,7 @@ async fn a_refusal_names_its_layer_and_its_reason() {
     .await;
     std::fs::write(stand.file("other-ca.pem"), Issuer::new().client_ca_pem()).unwrap();
     refused("client_ca_files: [FOLDER/other-ca.pem]", 4, "unknown_ca").await;
-    stand.tell(&tunnel(CLIENTS));
+    stand.tell(&Tunnel::open_to(CLIENTS));
     stand.edge.logs("tunnels taken", 5).await;
     agent.works().await;
 
@@ -407,7 +404,9 @@ async fn every_file_is_taken_up_while_calls_go_through_and_a_bad_one_is_not() {
     // The whole one is shown from there on.
     stand.replace("agent.key", &key);
     agent.logs("files taken", 2).await;
-    stand.tell(&tunnel(&format!("{CLIENTS}, clients: ['renewed.*']")));
+    stand.tell(&Tunnel::open_to(&format!(
+        "{CLIENTS}, clients: ['renewed.*']"
+    )));
     stand.edge.logs("tunnels taken", 2).await;
     agent.works().await;
     // The tunnel's CA, and back.
@@ -451,13 +450,7 @@ async fn every_file_is_taken_up_while_calls_go_through_and_a_bad_one_is_not() {
 async fn a_stream_that_runs_goes_on_when_the_files_change() {
     let stand = mutual("").await;
     let agent = Agent::start(&stand, &[]).await;
-    let mut stream = TcpStream::connect(agent.address).await.unwrap();
-    let head = format!("GET /up/events HTTP/1.1\r\nHost: {}\r\n\r\n", agent.address);
-    stream.write_all(head.as_bytes()).await.unwrap();
-    until("the event stream", async || {
-        (stand.upstream.streams() == 1).then_some(())
-    })
-    .await;
+    let mut stream = agent.events(&stand).await;
     let (certificate, key) = stand.issuer.client("renewed.example");
     stand.replace("agent.key", &key);
     stand.replace("agent.crt", &certificate);
@@ -497,7 +490,7 @@ async fn calls_go_on_by_the_other_edge_when_one_is_killed() {
     let mut stand = Stand::start(0, CLIENTS).await;
     stand.tell(&Tunnel {
         instances: 2,
-        ..tunnel(CLIENTS)
+        ..Tunnel::open_to(CLIENTS)
     });
     let (second, address) = stand.second().await;
     let both = format!("    addresses: ['{}', '{address}']\n", stand.address);

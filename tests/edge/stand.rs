@@ -153,6 +153,18 @@ pub(crate) struct Tunnel {
     pub(crate) access: String,
 }
 
+impl Tunnel {
+    /// One with a single secret that may be called as the lines of `access` say.
+    pub(crate) fn open_to(access: &str) -> Self {
+        Self {
+            instances: 1,
+            secrets: vec![("a", "secret-a".to_owned(), "")],
+            suspended: false,
+            access: access.to_owned(),
+        }
+    }
+}
+
 /// Everything. Dropped, it ends.
 pub(crate) struct Stand {
     pub(crate) issuer: Issuer,

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use demo::stack::Programs;
+use process::base64;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -300,7 +301,7 @@ impl Signer {
     pub(super) fn jwks(&self) -> Value {
         let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
         json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k", "use": "sig",
-                         "x": base64url(x), "y": base64url(y)}]})
+                         "x": base64::encode_url(x), "y": base64::encode_url(y)}]})
     }
 
     /// A token with these claims, of now and for ten minutes unless they say otherwise.
@@ -312,23 +313,15 @@ impl Signer {
         let header = json!({"alg": "ES256", "kid": "k", "typ": "JWT"}).to_string();
         let signed = format!(
             "{}.{}",
-            base64url(header.as_bytes()),
-            base64url(all.to_string().as_bytes())
+            base64::encode_url(header.as_bytes()),
+            base64::encode_url(all.to_string().as_bytes())
         );
         let signature = self
             .0
             .sign(&SystemRandom::new(), signed.as_bytes())
             .unwrap();
-        format!("{signed}.{}", base64url(signature.as_ref()))
+        format!("{signed}.{}", base64::encode_url(signature.as_ref()))
     }
-}
-
-fn base64url(octets: &[u8]) -> String {
-    let mut text = String::new();
-    process::base64::encode(octets, &mut text);
-    text.trim_end_matches('=')
-        .replace('+', "-")
-        .replace('/', "_")
 }
 
 async fn serve(

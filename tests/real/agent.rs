@@ -7,21 +7,9 @@ use std::path::Path;
 use tokio::process::Command;
 
 use super::conformance::{assert_same, outcome, passed};
-use super::{Server, installed, run, said, scripts, text};
+use super::{CLIENTS, SESSIONS, STATELESS, Server, installed, run, said, scripts, text};
 use crate::edge::{Agent, OPEN, Stand, command, mutual};
 use crate::rig::DOMAIN;
-
-const SESSIONS: &str = "2025-11-25";
-const STATELESS: &str = "2026-07-28";
-
-/// Script and revision of each client.
-const CLIENTS: [(&str, &str); 5] = [
-    ("client-v1.mjs", SESSIONS),
-    ("client-v2.mjs", SESSIONS),
-    ("client-v2.mjs", STATELESS),
-    ("client.py", SESSIONS),
-    ("client.py", STATELESS),
-];
 
 fn route(server: &Server) -> String {
     format!("  docs: {}\n", server.url)

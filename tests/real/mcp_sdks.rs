@@ -7,19 +7,7 @@ use std::path::Path;
 
 use futures_util::future::join_all;
 
-use super::{Front, Server, installed, run, said, scripts, text};
-
-const SESSIONS: &str = "2025-11-25";
-const STATELESS: &str = "2026-07-28";
-
-/// Script and revision of each client.
-const CLIENTS: [(&str, &str); 5] = [
-    ("client-v1.mjs", SESSIONS),
-    ("client-v2.mjs", SESSIONS),
-    ("client-v2.mjs", STATELESS),
-    ("client.py", SESSIONS),
-    ("client.py", STATELESS),
-];
+use super::{CLIENTS, Front, SESSIONS, Server, installed, run, said, scripts, text};
 
 #[tokio::test]
 async fn every_sdk_reaches_the_sample_on_the_rust_sdk() {

@@ -25,6 +25,18 @@ use tokio::process::{Child, ChildStdin, Command};
 /// The longest that one of these programs may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
+const SESSIONS: &str = "2025-11-25";
+const STATELESS: &str = "2026-07-28";
+
+/// Script and revision of each client of an SDK.
+const CLIENTS: [(&str, &str); 5] = [
+    ("client-v1.mjs", SESSIONS),
+    ("client-v2.mjs", SESSIONS),
+    ("client-v2.mjs", STATELESS),
+    ("client.py", SESSIONS),
+    ("client.py", STATELESS),
+];
+
 /// A program that `tests/install.sh` put into its cache.
 fn installed(name: &str) -> PathBuf {
     let from = |variable: &str| std::env::var_os(variable).map(PathBuf::from);

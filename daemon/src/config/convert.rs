@@ -276,14 +276,20 @@ fn group(text: String) -> Result<Group, Failure> {
 /// Two writers in one directory would replace each other's files, and a CA key next to files that a
 /// proxy may read would be one mistake away from it.
 fn distinct_directories(config: &Config) -> Result<(), Failure> {
-    let mut seen: BTreeMap<&Path, String> = BTreeMap::new();
-    seen.insert(&config.state, "state".to_owned());
+    struct Place {
+        key: String,
+        served: bool,
+    }
+    let place = |key, served| Place { key, served };
+    let mut seen: BTreeMap<&Path, Place> = BTreeMap::new();
+    seen.insert(&config.state, place("state".to_owned(), false));
     for (name, tunnel) in &config.tunnels {
-        let store = (tunnel.store.as_path(), format!("tunnels.{name}.store"));
+        let store = place(format!("tunnels.{name}.store"), false);
         let served = tunnel.serve_dir.as_deref();
-        let served = served.map(|dir| (dir, format!("tunnels.{name}.serve_dir")));
-        for (dir, key) in std::iter::once(store).chain(served) {
-            if let Some(other) = seen.insert(dir, key.clone()) {
+        let served = served.map(|dir| (dir, place(format!("tunnels.{name}.serve_dir"), true)));
+        for (dir, place) in std::iter::once((tunnel.store.as_path(), store)).chain(served) {
+            let key = place.key.clone();
+            if let Some(Place { key: other, .. }) = seen.insert(dir, place) {
                 return Err(
                     Failure::config(format!("{key} and {other} are the same directory"))
                         .next("give each its own"),
@@ -292,14 +298,15 @@ fn distinct_directories(config: &Config) -> Result<(), Failure> {
         }
     }
     // Proxies read a `serve_dir` and nobody else's directory.
-    let served = |key: &String| key.ends_with(".serve_dir");
-    for (inner, key) in &seen {
-        let around = seen.iter().find(|(outer, other)| {
-            inner != *outer && inner.starts_with(outer) && (served(key) || served(other))
+    for (inner, here) in &seen {
+        let around = seen.iter().find(|(outer, there)| {
+            inner != *outer && inner.starts_with(outer) && (here.served || there.served)
         });
-        if let Some((_, other)) = around {
-            return Err(Failure::config(format!("{key} is inside {other}"))
-                .next("put serve_dir beside the others: it has other readers"));
+        if let Some((_, there)) = around {
+            return Err(
+                Failure::config(format!("{} is inside {}", here.key, there.key))
+                    .next("put serve_dir beside the others: it has other readers"),
+            );
         }
     }
     Ok(())

@@ -1,13 +1,14 @@
 //! What the agent itself answers: one sentence, as a JSON-RPC error, so that MCP clients show it.
 
-use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::{Either, Full};
+use http::StatusCode;
+use http_body_util::Either;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::CarryError;
 use super::gate::Refusal;
 use super::serve::Reply;
+use crate::relay::json_answer;
 
 /// JSON-RPC 2.0 section 5.1: of the range that is left to servers.
 const CODE: i64 = -32000;
@@ -42,19 +43,7 @@ pub(super) fn refused(refusal: Refusal) -> Reply {
 }
 
 fn reply(status: StatusCode, message: &Value) -> Reply {
-    let mut reply = Response::new(Either::Right(Full::from(message.to_string())));
-    *reply.status_mut() = status;
-    let headers = reply.headers_mut();
-    let kind = HeaderValue::from_static("application/json");
-    headers.insert(header::CONTENT_TYPE, kind);
-    let again = matches!(
-        status,
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-    );
-    if again {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    reply
+    json_answer(status, message).map(Either::Right)
 }
 
 #[derive(Deserialize)]

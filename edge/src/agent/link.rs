@@ -104,7 +104,7 @@ impl Link {
         });
         let broken = |error: hyper::Error| dial::ended(name, &error);
         let sender = if http2 {
-            let mut builder = http2::Builder::new(OnTasks(tasks.clone()));
+            let mut builder = http2::Builder::new(tasks.clone());
             builder
                 .timer(TokioTimer::new())
                 .max_header_list_size(HEAD)
@@ -380,18 +380,5 @@ impl AsyncWrite for Noting {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
         self.note(polled)
-    }
-}
-
-/// Runs what hyper spawns as tasks that the shutdown waits for.
-#[derive(Clone)]
-struct OnTasks(Tasks);
-
-impl<F> hyper::rt::Executor<F> for OnTasks
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
     }
 }

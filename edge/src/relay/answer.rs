@@ -29,7 +29,12 @@ pub(super) fn error(status: StatusCode, word: &str, text: &str) -> Response<Body
         "type": "error",
         "error": {"type": word, "message": text},
     });
-    let mut response = Response::new(Full::from(body.to_string()).boxed());
+    json(status, &body).map(BodyExt::boxed)
+}
+
+/// A short document that says when to come again, where that is the status's sense (RFC 9110 section 10.2.3).
+pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let kind = HeaderValue::from_static("application/json");

@@ -61,7 +61,7 @@ pub(super) async fn serve<S: Stream>(
     // A connection that breaks is its peer's business.
     if http2 {
         let mut connection = std::pin::pin!(
-            http2::Builder::new(OnTasks(tasks.clone()))
+            http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
                 .max_header_list_size(HEAD)
@@ -97,18 +97,5 @@ pub(super) async fn serve<S: Stream>(
             _ = connection => {}
             () = cut.cancelled() => {}
         }
-    }
-}
-
-/// Runs what hyper spawns as tasks that the shutdown waits for.
-#[derive(Clone)]
-struct OnTasks(Tasks);
-
-impl<F> hyper::rt::Executor<F> for OnTasks
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
     }
 }

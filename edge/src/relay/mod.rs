@@ -32,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, rustls};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use answer::json as json_answer;
 pub use answer::{Answer, Body, no_such_path};
 pub use front::{Front, FrontError};
 

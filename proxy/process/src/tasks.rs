@@ -28,6 +28,16 @@ pub enum Drained {
     },
 }
 
+/// What hyper spawns is waited for like everything else.
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.spawn(task);
+    }
+}
+
 impl Tasks {
     /// An owner of nothing yet.
     pub fn new() -> Self {

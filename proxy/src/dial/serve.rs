@@ -28,7 +28,6 @@ use super::stalling::Stalling;
 use crate::carrier::{Arrival, CarrierError, Door, Leaving, Stream};
 use crate::chain::Chain;
 use crate::config::EdgeCarrier;
-use crate::connection::OnTasks;
 
 /// HTTP/2: what waits to be sent, for each stream.
 const SEND_BUFFER: usize = 256 << 10;
@@ -122,9 +121,9 @@ pub(super) async fn run(shared: Arc<Shared>, attached: Attached, entry: Entry) {
     tracing::info!(instance, error, "connection to the edge ended");
 }
 
-fn builder(shared: &Shared) -> http2::Builder<OnTasks> {
+fn builder(shared: &Shared) -> http2::Builder<Tasks> {
     let streams = u32::try_from(shared.door.limit).unwrap_or(u32::MAX);
-    let mut builder = http2::Builder::new(OnTasks(shared.tasks.clone()));
+    let mut builder = http2::Builder::new(shared.tasks.clone());
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(wire::STREAM_WINDOW)

@@ -25,13 +25,7 @@ on_both!(
 );
 
 async fn refusal(served: &Served) -> String {
-    let row = served
-        .stage
-        .state
-        .audit(u64::MAX, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let row = served.last_row().await;
     assert_eq!(
         (row.action.as_str(), row.outcome.as_str()),
         ("tunnel_access_token_refused", "refused")
@@ -61,13 +55,7 @@ async fn an_assertion_buys_a_token_as_documented(stage: Stage) {
         "no refresh token"
     );
     assert_eq!(bought.headers["cache-control"], "no-store");
-    let row = served
-        .stage
-        .state
-        .audit(u64::MAX, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let row = served.last_row().await;
     assert_eq!(row.action, "tunnel_access_token_minted");
     assert_eq!(
         row.actor,
@@ -112,13 +100,7 @@ async fn every_denial_is_the_same_answer_and_its_reason_is_in_the_audit_log(stag
         assert_eq!(answer.kind(), "authentication_error");
         assert_eq!(answer.message(), "Authentication failed");
     }
-    let row = served
-        .stage
-        .state
-        .audit(u64::MAX, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let row = served.last_row().await;
     let last = answers.last().unwrap();
     assert_eq!(row.request_id, last.headers["request-id"].to_str().unwrap());
     assert_eq!(row.actor, "source:127.0.0.1");

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::assertion::system_resolver;
 use crate::plane::{Plane, PlaneSettings, Rates};
-use crate::state::{Issuer, Rule};
+use crate::state::{Audited, Issuer, Rule};
 use crate::tests::issuer::{Signer, claims_at, issuer, rule};
 use crate::tests::stage::Stage;
 
@@ -56,6 +56,12 @@ impl Answer {
 }
 
 impl Served {
+    /// The newest row of the audit log.
+    pub(super) async fn last_row(&self) -> Audited {
+        let rows = self.stage.state.audit(u64::MAX, 1).await;
+        rows.unwrap().remove(0)
+    }
+
     pub(super) async fn new(stage: Stage) -> Self {
         Self::with_rates(stage, Rates::default()).await
     }

@@ -544,13 +544,7 @@ async fn the_edge_says_who_it_is_to_anybody(stage: Stage) {
 async fn what_was_done_is_in_the_audit_log_under_the_request(stage: Stage) {
     let served = Served::new(stage).await;
     let made = served.post("/v1/tunnels", &json!({})).await;
-    let row = served
-        .stage
-        .state
-        .audit(u64::MAX, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let row = served.last_row().await;
     assert_eq!(row.action, "tunnel_created");
     assert_eq!(row.request_id, made.headers["request-id"].to_str().unwrap());
     assert_eq!(row.target.as_deref(), made.body["id"].as_str());

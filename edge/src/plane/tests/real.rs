@@ -210,13 +210,7 @@ async fn a_certified_provider_is_discovered_and_its_tokens_buy_access() {
     assert_eq!(served.buy(&good).await.status, 401, "its jti was used");
     let other = provider.token("https://other.test");
     assert_eq!(served.buy(&other).await.status, 401);
-    let row = served
-        .stage
-        .state
-        .audit(u64::MAX, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let row = served.last_row().await;
     assert!(
         row.reason
             .unwrap()

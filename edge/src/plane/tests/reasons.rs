@@ -215,13 +215,7 @@ async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(stage: Stag
         let answer = served.buy(&assertion).await;
         assert_eq!(answer.status, 401, "{reason}");
         assert_eq!(answer.message(), "Authentication failed");
-        let row = served
-            .stage
-            .state
-            .audit(u64::MAX, 1)
-            .await
-            .unwrap()
-            .remove(0);
+        let row = served.last_row().await;
         assert_eq!(row.outcome, "refused");
         assert_eq!(row.target.as_deref(), Some(&*rule.id));
         let written = row.reason.unwrap();

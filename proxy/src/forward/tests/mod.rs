@@ -50,18 +50,6 @@ impl Drop for Proxy {
     }
 }
 
-#[derive(Clone)]
-struct Spawner(Tasks);
-
-impl<F> hyper::rt::Executor<F> for Spawner
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
 impl Proxy {
     /// Routes `docs` to `upstream`; `more` is further configuration.
     pub(super) async fn to(upstream: SocketAddr, more: &str) -> Self {
@@ -121,7 +109,7 @@ impl Proxy {
     {
         let stream = TcpStream::connect(self.http2).await.unwrap();
         let io = TokioIo::new(stream);
-        let spawner = Spawner(self.tasks.clone());
+        let spawner = self.tasks.clone();
         let handshake = hyper::client::conn::http2::handshake(spawner, io);
         let (sender, connection) = handshake.await.unwrap();
         self.tasks.spawn(async move {
@@ -158,7 +146,7 @@ async fn serve(
         });
         let io = TokioIo::new(stream);
         if two {
-            let builder = http2::Builder::new(Spawner(tasks.clone()));
+            let builder = http2::Builder::new(tasks.clone());
             tasks.spawn(async move {
                 let _ = builder.serve_connection(io, service).await;
             });
