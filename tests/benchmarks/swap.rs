@@ -10,7 +10,7 @@ use std::time::Duration;
 use demo::bridge::{Bridge, BridgeOptions};
 use demo::client::{Revision, Target};
 use demo::ledger::Ledger;
-use demo::load::{Lane, Load, Plan, Server};
+use demo::load::{Lane, Load, Plan, Rest, Server};
 use demo::sample;
 use demo::stack::{Programs, Rotation, Stack, StackOptions};
 use process::{Failure, Tasks};
@@ -28,9 +28,10 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// Time between two rotations in a window with rotations.
 const PACE: Duration = Duration::from_millis(100);
 
-/// What a caller waits between two calls, on average. Without it the callers' own core is full, and what is measured is their queue –
-/// in which the daemon stands too and makes no ten rotations a second.
-const PAUSE: Duration = Duration::from_millis(100);
+/// What the sample server takes for every other call, on average: 64 calls are always in flight. Were none of them slow, the
+/// callers' own core would be full, and what is measured would be their queue – in which the daemon stands too and makes no ten
+/// rotations a second.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// Swaps over which resident memory is compared.
 const SWAPS: u32 = 10_000;
@@ -55,14 +56,20 @@ pub(crate) async fn run(findings: &mut Findings, tasks: &Tasks) -> Result<(), Fa
     let lanes = lanes(&stack, tasks).await?;
     let ledger = Ledger::open();
 
-    let load = start(plan(&lanes, 8, 2, PAUSE), &stack, &ledger, tasks).await?;
+    let load = start(
+        plan(&lanes, 8, 2, Rest::InFlight(SLOW)),
+        &stack,
+        &ledger,
+        tasks,
+    )
+    .await?;
     let windows = windows(&stack, &ledger).await?;
     load.stop().await;
     findings.compared("swap.p99", "windows without rotation", &windows);
 
     // A little traffic goes on, so that connections of every generation come and go.
     let load = start(
-        plan(&lanes, 1, 1, Duration::from_millis(50)),
+        plan(&lanes, 1, 1, Rest::Asleep(Duration::from_millis(50))),
         &stack,
         &ledger,
         tasks,
@@ -172,13 +179,13 @@ async fn lanes(stack: &Stack, tasks: &Tasks) -> Result<Vec<Lane>, Failure> {
 }
 
 /// `callers` calls and `streams` streams in flight on each lane.
-fn plan(lanes: &[Lane], callers: usize, streams: usize, pause: Duration) -> Plan {
+fn plan(lanes: &[Lane], callers: usize, streams: usize, rest: Rest) -> Plan {
     Plan {
         lanes: lanes.to_vec(),
         path: sample::PATH.to_owned(),
         server: Server::Sample,
         callers,
-        pause,
+        rest,
         streams,
         // Three seconds: a stream that begins under one generation lives through thirty more.
         steps: 30,

@@ -86,6 +86,7 @@ impl Ledger {
             near: self.near(),
             rotations: self.rotations.begun.load(Ordering::SeqCst),
             began: Instant::now(),
+            asked: Duration::ZERO,
         }
     }
 
@@ -164,12 +165,19 @@ pub struct Call<'a> {
     near: bool,
     rotations: u64,
     began: Instant,
+    asked: Duration,
 }
 
 impl Call<'_> {
+    /// The server is asked to take this long, which is no latency.
+    #[must_use]
+    pub fn less(self, asked: Duration) -> Self {
+        Self { asked, ..self }
+    }
+
     /// The call ended with `outcome`.
     pub fn end(self, who: &str, outcome: Result<(), CallError>) {
-        let took = self.began.elapsed();
+        let took = self.began.elapsed().saturating_sub(self.asked);
         self.ledger.made.increment();
         if let Err(error) = outcome {
             self.ledger.failed.increment();

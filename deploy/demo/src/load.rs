@@ -79,6 +79,17 @@ pub enum Server {
     Foreign,
 }
 
+/// What a caller does between two short calls, for a time on average: half of it to one and a half, lest callers march
+/// in step.
+#[derive(Clone, Copy, Debug)]
+pub enum Rest {
+    /// Nothing.
+    Asleep(Duration),
+    /// It waits for an answer that the sample server makes late, so that it always has a call in flight. Of that call's
+    /// latency counts what is more than it asked for.
+    InFlight(Duration),
+}
+
 /// How much of what.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -90,8 +101,8 @@ pub struct Plan {
     pub server: Server,
     /// Callers a lane, each with one short call in flight.
     pub callers: usize,
-    /// Time between two calls of a caller, on average: half of it to one and a half, lest callers march in step.
-    pub pause: Duration,
+    /// Between two short calls of a caller.
+    pub rest: Rest,
     /// Counting streams in flight a lane.
     pub streams: usize,
     /// Steps of a counting stream.
@@ -166,11 +177,11 @@ impl Load {
     ) {
         for _ in 0..plan.callers {
             let (context, session) = (Arc::clone(context), Arc::clone(session));
-            let (server, pause) = (plan.server, plan.pause);
+            let (server, rest) = (plan.server, plan.rest);
             tasks.spawn(self.callers.track_future(async move {
                 while !context.stopped() {
                     context.short(&session, server).await;
-                    tokio::time::sleep(scattered(pause)).await;
+                    context.rest(&session, rest).await;
                 }
             }));
         }
@@ -243,6 +254,18 @@ impl Context {
         call.end(&format!("{}: {what}", self.lane.name()), outcome);
     }
 
+    async fn rest(&self, session: &Session, rest: Rest) {
+        match rest {
+            Rest::Asleep(time) => tokio::time::sleep(scattered(time)).await,
+            Rest::InFlight(time) => {
+                let time = scattered(time);
+                let call = self.ledger.call().less(time);
+                let outcome = wait(session, time).await;
+                call.end(&format!("{}: tools/call wait", self.lane.name()), outcome);
+            }
+        }
+    }
+
     async fn list(&self, session: &Session, known: bool) -> Result<(), CallError> {
         let tools = session.tools().await?;
         if known && tools != TOOLS {
@@ -263,6 +286,14 @@ impl Context {
 async fn add(session: &Session, number: u64) -> Result<(), CallError> {
     let sum = session.call("add", json!({ "a": number, "b": 1 })).await?;
     expect(&sum, &(number + 1).to_string())
+}
+
+async fn wait(session: &Session, time: Duration) -> Result<(), CallError> {
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let answer = session
+        .call("wait", json!({ "milliseconds": milliseconds }))
+        .await?;
+    expect(&answer, "waited")
 }
 
 async fn echo(session: &Session, turn: u64, length: usize) -> Result<(), CallError> {
@@ -286,8 +317,9 @@ fn expect(answer: &str, expected: &str) -> Result<(), CallError> {
     )))
 }
 
-/// Half of `pause` to one and a half.
-fn scattered(pause: Duration) -> Duration {
+/// Half of `time` to one and a half, in whole milliseconds, which is what the sample server waits.
+fn scattered(time: Duration) -> Duration {
     let share = u32::try_from(random() % 1024).unwrap_or_default();
-    pause / 2 + pause * share / 1024
+    let time = time / 2 + time * share / 1024;
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::bridge::{Bridge, BridgeOptions};
 use crate::client::{CallError, Http, HttpVersion, Revision, Session, Target, Transport, chain};
 use crate::ledger::Ledger;
-use crate::load::{Lane, Load, Plan, Server};
+use crate::load::{Lane, Load, Plan, Rest, Server};
 use crate::report::{Counts, Screen};
 use crate::sample;
 use crate::stack::{Ended, Programs, Rotation, Stack, StackError, StackOptions};
@@ -207,7 +207,7 @@ async fn plan(
             Server::Sample
         },
         callers: 2,
-        pause: Duration::from_millis(10),
+        rest: Rest::Asleep(Duration::from_millis(10)),
         streams: 2,
         steps: 30,
         interval: Duration::from_millis(100),

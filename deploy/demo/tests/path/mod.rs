@@ -8,7 +8,7 @@ use demo::bridge::{Bridge, BridgeOptions};
 use demo::client::{Connection, Http, HttpVersion, Revision, Session, Target, Transport};
 use demo::connector::{Connector, ConnectorOptions};
 use demo::ledger::Ledger;
-use demo::load::{Lane, Load, Plan, Server};
+use demo::load::{Lane, Load, Plan, Rest, Server};
 use demo::sample::{PATH, Sample, TOOLS};
 use demo::trust::Trust;
 use process::Tasks;
@@ -82,7 +82,7 @@ impl Path {
             path: PATH.into(),
             server: Server::Sample,
             callers: 2,
-            pause: Duration::from_millis(1),
+            rest: Rest::Asleep(Duration::from_millis(1)),
             streams: 1,
             steps: 4,
             interval: Duration::from_millis(20),
