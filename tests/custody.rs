@@ -80,7 +80,7 @@ impl Stage {
     }
 }
 
-/// What is in a file of PEM that has a private key.
+/// What is in a file of PEM that has a private key: its lines, and the number in the ways in which programs write bytes.
 fn key_lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let mut inside = false;
@@ -92,7 +92,27 @@ fn key_lines(path: &Path) -> Vec<String> {
             lines.push(line.to_owned());
         }
     }
+    if !lines.is_empty() {
+        lines.extend(spellings(&scalar(&text)));
+    }
     lines
+}
+
+/// Bytes as programs write them: hexadecimal, with and without colons, and Rust's `Debug`.
+fn spellings(bytes: &[u8]) -> [String; 5] {
+    let hexadecimal = |separator: &str| {
+        let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        pairs.join(separator)
+    };
+    let list = format!("{bytes:?}");
+    let list = list.trim_matches(['[', ']']).to_owned();
+    [
+        hexadecimal(""),
+        hexadecimal("").to_uppercase(),
+        hexadecimal(":"),
+        hexadecimal(":").to_uppercase(),
+        list,
+    ]
 }
 
 /// F51.

@@ -161,36 +161,35 @@ async fn nothing_is_lost_and_nothing_is_left_behind() {
 
 #[tokio::test]
 async fn a_proxy_that_dies_costs_calls_and_that_is_exit_code_1() {
+    a_program_that_dies_costs_calls("keyward-proxy", "").await;
+}
+
+#[tokio::test]
+async fn an_edge_that_dies_costs_the_calls_that_went_through_it() {
+    a_program_that_dies_costs_calls("keyward-edge", "edge, ").await;
+}
+
+/// The first failure is one of a way that `lost` begins the name of.
+async fn a_program_that_dies_costs_calls(program: &str, lost: &str) {
     let demo = Demo::start(&["--seconds", "120"]);
     let folder = demo.folder.path().to_owned();
     until("calls are made", async || calls_are_made(&folder))
         .await
         .unwrap();
-    demo.kill("keyward-proxy").await;
+    demo.kill(program).await;
     let ended = demo.end().await;
-    assert_eq!(
-        ended.status.code(),
-        Some(1),
-        "{}{}",
-        ended.output,
-        ended.errors
-    );
-    assert!(ended.output.contains("LOST: "), "{}", ended.output);
-    assert!(
-        ended.output.contains("first failure after "),
-        "{}",
-        ended.output
-    );
-    assert!(
-        ended.output.contains("keyward-proxy ended with signal: 9"),
-        "{}",
-        ended.output
-    );
-    assert!(
-        ended.output.contains("logs are kept in "),
-        "{}",
-        ended.output
-    );
+    let shown = format!("{}{}", ended.output, ended.errors);
+    assert_eq!(ended.status.code(), Some(1), "{shown}");
+    let died = format!("{program} ended with signal: 9");
+    for words in [
+        "LOST: ",
+        "first failure after ",
+        lost,
+        &died,
+        "logs are kept in ",
+    ] {
+        assert!(ended.output.contains(words), "{words:?} in {shown}");
+    }
     assert_eq!(ended.left_behind().len(), 1);
 }
 

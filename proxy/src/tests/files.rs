@@ -121,6 +121,46 @@ async fn five_swaps_in_a_row_are_seen_by_symlink_by_rename_and_in_place() {
     assert_eq!(stand.generation(), 15, "each pair once, and no mixture");
 }
 
+/// F19: nothing but what a file holds says whether it changed.
+#[tokio::test]
+async fn a_pair_is_seen_whose_files_have_the_dates_and_lengths_of_the_ones_before() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    let first = ca.leaf();
+    stand.point(&stand.directory("gen", &first));
+    let files = ["current/tls.crt", "current/tls.key"].map(|name| stand.path(name));
+    let stamp = || {
+        files.each_ref().map(|file| {
+            let seen = fs::metadata(file).unwrap();
+            (seen.modified().unwrap(), seen.len())
+        })
+    };
+    let before = stamp();
+    stand.watch();
+    stand.serves(&first).await;
+    let alike = |leaf: &Leaf| {
+        leaf.chain.len() == first.chain.len() && leaf.key.expose().len() == first.key.expose().len()
+    };
+    let leaf = std::iter::repeat_with(|| ca.leaf()).find(alike).unwrap();
+    for (file, text) in files.iter().zip([leaf.chain.as_str(), leaf.key.expose()]) {
+        fs::write(file, text).unwrap();
+        let date = before[0].0;
+        fs::File::options()
+            .write(true)
+            .open(file)
+            .unwrap()
+            .set_modified(date)
+            .unwrap();
+    }
+    fs::File::options()
+        .write(true)
+        .open(&files[1])
+        .unwrap()
+        .set_modified(before[1].0)
+        .unwrap();
+    assert_eq!(stamp(), before);
+    stand.serves(&leaf).await;
+}
+
 /// Whenever in the interval between two looks it comes; the time is tokio's, so that the machine's speed
 /// decides nothing.
 #[tokio::test]
