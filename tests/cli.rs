@@ -6,3 +6,5 @@ mod daemon;
 mod documents;
 pub(crate) mod process;
 pub(crate) mod stage;
+
+pub(crate) use documents::undocumented;

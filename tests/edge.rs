@@ -6,6 +6,7 @@ mod agent;
 mod agent_stdio;
 mod credential;
 mod database;
+mod documents;
 mod federation;
 mod harm;
 mod openapi;

@@ -118,8 +118,7 @@ impl Observer {
         let status = self.board.status.borrow().clone();
         let replicas = self.board.replicas.borrow().clone();
         let mut page = Exposition::default();
-        page.family("keyward_build_info", "gauge", "The daemon's build.");
-        page.sample("keyward_build_info", &[("build", process::BUILD)], 1);
+        process::metrics::build_info(&mut page);
         page.family(
             "keyward_time_suspect",
             "gauge",

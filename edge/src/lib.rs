@@ -142,6 +142,7 @@ fn page(serving: &Serving) -> Health {
         notes: Arc::new(Vec::new),
         metrics: Arc::new(move || {
             let mut page = Exposition::default();
+            process::metrics::build_info(&mut page);
             serving.metrics(&mut page);
             page.finish()
         }),

@@ -100,7 +100,7 @@ fn serving(page: &mut Exposition, credentials: &Credentials, clock: &dyn Clock) 
     let now = clock.wall();
     let labels = |tunnel| {
         [
-            ("kind", "server_certificate"),
+            ("kind", "server-certificate"),
             ("where", "served"),
             ("tunnel", tunnel),
         ]

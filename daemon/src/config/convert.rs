@@ -54,6 +54,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
             .map(|(name, raw)| tunnel(&name, raw).map(|tunnel| (name, tunnel)))
             .collect::<Result<_, _>>()?,
     };
+    distinct_domains(&config)?;
     distinct_directories(&config)?;
     Ok(config)
 }
@@ -271,6 +272,21 @@ fn group(text: String) -> Result<Group, Failure> {
             .next("write the name or the number of a group"));
     }
     Ok(text.parse().map_or(Group::Name(text), Group::Id))
+}
+
+/// A proxy knows its tunnel by the domain that a caller names.
+fn distinct_domains(config: &Config) -> Result<(), Failure> {
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, tunnel) in &config.tunnels {
+        if let Some(other) = seen.insert(&tunnel.domain, name) {
+            return Err(Failure::config(format!(
+                "tunnels.{other}.domain and tunnels.{name}.domain are both {}",
+                tunnel.domain
+            ))
+            .next("give each tunnel the domain that its provider shows for it"));
+        }
+    }
+    Ok(())
 }
 
 /// Two writers in one directory would replace each other's files, and a CA key next to files that a

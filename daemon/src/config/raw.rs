@@ -132,7 +132,8 @@ fn refusal(error: &serde_saphyr::Error, path: &str) -> Failure {
     } = error.without_snippet()
     else {
         return Failure::config(format!("{place}: cannot be read"))
-            .cause(error.without_snippet().to_string());
+            .cause(error.without_snippet().to_string())
+            .next("correct that line; docs/config.md has every key and what it takes");
     };
     let failure = Failure::config(format!("{place}: unknown key {field:?}"));
     match nearest(field, expected) {
@@ -141,13 +142,13 @@ fn refusal(error: &serde_saphyr::Error, path: &str) -> Failure {
     }
 }
 
-/// The known key that most likely was meant; none if all are far.
+/// The known key that most likely was meant; none if every one differs in more than a third of its letters.
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|candidate| (distance(key, candidate), *candidate))
         .min()
-        .filter(|(distance, candidate)| *distance <= candidate.len().max(key.len()) / 2)
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(key.len()) / 3)
         .map(|(_, candidate)| candidate)
 }
 

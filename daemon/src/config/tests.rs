@@ -186,7 +186,11 @@ fn a_place_or_a_name_that_cannot_be_used_is_refused_with_what_to_write() {
             "tunnels.main.provider is missing",
             "write provider: static",
         ),
-        (tunnel("abcd1234", "'*"), "cannot be read", ""),
+        (
+            tunnel("abcd1234", "'*"),
+            "cannot be read",
+            "docs/config.md has every key",
+        ),
         (
             tunnel("abcd1234", "ABCD"),
             "tunnels.main.domain is \"ABCD.tunnel.example.com\"",
@@ -196,6 +200,18 @@ fn a_place_or_a_name_that_cannot_be_used_is_refused_with_what_to_write() {
             tunnel("dir:/var", "/var"),
             "tunnels.main.store is \"/var/lib/keyward/main\"",
             "write dir:",
+        ),
+        (
+            with(
+                "\n  other:\n    provider: static\n    domain: abcd1234.tunnel.example.com\n    store: dir:/tmp/other",
+            ),
+            "tunnels.main.domain and tunnels.other.domain are both abcd1234.tunnel.example.com",
+            "give each tunnel the domain",
+        ),
+        (
+            refusal(&format!("bogus: 1\n{SMALLEST}")),
+            "unknown key \"bogus\"",
+            "known keys here: state, ",
         ),
         (
             with("serve_dir: /var/lib/keyward/main"),
@@ -244,7 +260,11 @@ fn a_life_or_a_route_that_cannot_be_used_is_refused_with_what_to_write() {
             "tunnels.main.server_certificate.extra_names has \"Local_Host\"",
             "write DNS names",
         ),
-        (with("routes: [docs]"), "cannot be read", ""),
+        (
+            with("routes: [docs]"),
+            "cannot be read",
+            "docs/config.md has every key",
+        ),
         (
             with("routes: { docs: 'http://a:1/mcp' }"),
             "tunnels.main.routes.docs is \"http://a:1/mcp\"",

@@ -35,6 +35,9 @@ pub enum ClientError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system does not let this user open the socket.
+    #[error("this user may not open {}", .0.display())]
+    Forbidden(PathBuf),
     /// It answered, and said no.
     #[error("{}", problem.what)]
     Refused {
@@ -146,9 +149,12 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(broken)?;
-        let unreachable = |source| ClientError::Unreachable {
-            path: self.socket.clone(),
-            source,
+        let unreachable = |source: std::io::Error| {
+            let path = self.socket.clone();
+            match source.kind() {
+                std::io::ErrorKind::PermissionDenied => ClientError::Forbidden(path),
+                _ => ClientError::Unreachable { path, source },
+            }
         };
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -253,14 +259,11 @@ fn refused(status: StatusCode, text: &[u8]) -> ClientError {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match &error {
-            ClientError::Unreachable { source, .. } => match source.kind() {
-                std::io::ErrorKind::PermissionDenied => Self::new(Exit::Permission, error.to_string())
-                    .cause("this user may not open the operator socket")
-                    .next("run it as root or as the daemon's user, or join control.group and be named in operator.operators"),
-                _ => Self::new(Exit::Unavailable, error.to_string())
-                    .caused_by(source)
-                    .next("start keyward run, or say with --socket where it listens"),
-            },
+            ClientError::Unreachable { source, .. } => Self::new(Exit::Unavailable, error.to_string())
+                .caused_by(source)
+                .next("start keyward run, or say with --socket where it listens"),
+            ClientError::Forbidden(_) => Self::new(Exit::Permission, error.to_string())
+                .next("run it as root or as the daemon's user, or join control.group and be named in operator.operators"),
             ClientError::Refused { status, problem } => {
                 let failure = Self::new(exit(*status), problem.what.clone());
                 let failure = match &problem.why {
