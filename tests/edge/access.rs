@@ -166,6 +166,10 @@ async fn refusals_on_the_agents_door_carry_their_reason_and_denials_count_at_eac
     });
     stand.edge.logs("tunnels taken", 4).await;
     refused(Some(&good), "up.t.example", 403, "suspended").await;
+    // Where addresses alone decide, no certificate proves anything.
+    stand.tell(&Tunnel::open_to(OPEN));
+    stand.edge.logs("tunnels taken", 5).await;
+    refused(Some(&good), "up.t.example", 403, "certificate_required").await;
 }
 
 #[tokio::test]

@@ -291,4 +291,62 @@ mod tests {
         let chosen: Vec<_> = (0..4).map(|turn| least(&loads, turn)).collect();
         assert_eq!(chosen, [Some(0), Some(1), Some(2), Some(0)]);
     }
+
+    /// A connection, and the other end of its socket, at which nobody speaks HTTP.
+    async fn sender() -> (SendRequest<Bytes>, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (sender, _) = h2::client::handshake(ours).await.unwrap();
+        (sender, theirs)
+    }
+
+    #[tokio::test]
+    async fn the_replica_that_is_meant_is_chosen_and_one_that_leaves_is_not() {
+        let links = Links::default();
+        let ((one, _one), (other, _other)) = (sender().await, sender().await);
+        let leaving = links.add("t", "a", one);
+        let _staying = links.add("t", "b", other);
+        let chosen = |replica| {
+            let link = links.choose("t", replica, &[]);
+            link.map(|link| link.replica.clone())
+        };
+        for _ in 0..3 {
+            assert_eq!(chosen(Some("b")).as_deref(), Some("b"));
+        }
+        assert!(!links.has("t", Some("c")) && !links.has("u", None));
+        leaving.leave();
+        for _ in 0..3 {
+            assert_eq!(chosen(None).as_deref(), Some("b"));
+        }
+        assert!(!links.has("t", Some("a")));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_one_connection_does_not_take_is_opened_on_another() {
+        let links = Links::default();
+        let (gone, _) = sender().await;
+        let _gone = links.add("t", "a", gone);
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (good, connection) = h2::client::handshake(ours).await.unwrap();
+        let _good = links.add("t", "b", good);
+        let serving = async {
+            let mut streams = Vec::new();
+            let mut server = h2::server::handshake(theirs).await.unwrap();
+            while let Some(Ok((_, mut respond))) = server.accept().await {
+                let answer = http::Response::new(());
+                streams.push(respond.send_response(answer, false).unwrap());
+            }
+        };
+        let ask = Ask {
+            name: "docs.t.example",
+            peer: "192.0.2.1:9".parse().unwrap(),
+            certificate: None,
+            replica: None,
+            first: Bytes::from_static(b"hello"),
+        };
+        tokio::select! {
+            opened = links.open("t", &ask) => assert!(opened.is_ok()),
+            () = serving => unreachable!("the client stays"),
+            _ = connection => unreachable!("the server stays"),
+        }
+    }
 }

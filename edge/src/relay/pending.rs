@@ -75,3 +75,21 @@ impl Drop for Waiting {
         self.pending.lock().waiting.remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_the_oldest_has_to_go_and_one_that_has_spoken_makes_room() {
+        let pending = Pending::new(2);
+        let [first, second, third] = [(); 3].map(|()| pending.wait());
+        let gone = |one: &Waiting| one.evicted.is_cancelled();
+        assert!(gone(&first) && !gone(&second) && !gone(&third));
+        drop(second);
+        let fourth = pending.wait();
+        assert!(!gone(&third) && !gone(&fourth));
+        drop((first, third, fourth));
+        assert!(pending.lock().waiting.is_empty());
+    }
+}

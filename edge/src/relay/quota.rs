@@ -167,4 +167,51 @@ mod tests {
         assert_eq!(opened(now + Duration::from_secs(3)), 3);
         assert_eq!(opened(now + Duration::from_secs(3)), 0);
     }
+
+    #[test]
+    fn streams_at_once_are_limited_however_slowly_they_come() {
+        let (quotas, now) = (Quotas::default(), Instant::now());
+        let limits = Limits {
+            streams: 2,
+            connections_per_minute: 60,
+        };
+        let (key, minute) = (address("192.0.2.1"), Duration::from_secs(60));
+        let first = quotas.enter("t", &key, limits, now).unwrap();
+        let _second = quotas.enter("t", &key, limits, now + minute).unwrap();
+        assert!(quotas.enter("t", &key, limits, now + 2 * minute).is_none());
+        drop(first);
+        assert!(quotas.enter("t", &key, limits, now + 2 * minute).is_some());
+    }
+
+    #[test]
+    fn nobody_saves_up_more_than_the_streams_at_once() {
+        let (quotas, now) = (Quotas::default(), Instant::now());
+        let limits = Limits {
+            streams: 10,
+            connections_per_minute: 60,
+        };
+        let key = address("192.0.2.1");
+        drop(quotas.enter("t", &key, limits, now).unwrap());
+        let later = now + Duration::from_secs(3600);
+        let tries = (0..100).map(|_| quotas.enter("t", &key, limits, later));
+        assert_eq!(tries.flatten().count(), 10);
+    }
+
+    #[test]
+    fn callers_without_streams_are_forgotten_after_a_minute_and_others_are_not() {
+        let (quotas, now) = (Quotas::default(), Instant::now());
+        let limits = Limits {
+            streams: 1,
+            connections_per_minute: 60,
+        };
+        let key = address("192.0.2.1");
+        let _open = quotas.enter("t", &key, limits, now).unwrap();
+        for number in 1..FORGET_AT {
+            let other = Key::Certificate(number.to_string());
+            assert!(quotas.enter("t", &other, limits, now).is_some());
+        }
+        let later = now + Duration::from_secs(61);
+        assert!(quotas.enter("t", &key, limits, later).is_none(), "open");
+        assert_eq!(quotas.lock().len(), 1);
+    }
 }

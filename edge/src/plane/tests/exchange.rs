@@ -197,6 +197,12 @@ async fn an_assertion_is_good_once_on_all_edges(stage: Stage) {
     assert_eq!(served.buy(&forged).await.status, 401);
     assert_eq!(served.buy(&served.assertion("victim")).await.status, 200);
     assert!(served.issuer.check_jti);
+    // As long as clocks may differ it would be good, so its use is remembered.
+    served.stage.clock.advance(629);
+    let now = served.stage.clock.seconds();
+    served.stage.state.sweep(now).await.unwrap();
+    assert_eq!(served.buy(&assertion).await.status, 401);
+    assert!(refusal(&served).await.contains("jti_reused"));
 }
 
 /// The same token with the other signature that holds as well: (r, n − s) for (r, s).
