@@ -254,4 +254,14 @@ mod tests {
             assert_eq!(pause.next(), FIRST_WAIT / factor);
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_that_do_not_end_are_waited_for_ever_longer() {
+        let mut pause = Pause::new(255);
+        for _ in 0..20 {
+            let wait = pause.next();
+            tokio::time::advance(wait).await;
+        }
+        assert_eq!(pause.next(), LONGEST_WAIT);
+    }
 }

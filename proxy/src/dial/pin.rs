@@ -123,3 +123,37 @@ impl Pinned {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pki::{Authority, AuthorityProfile};
+    use process::{Clock, SystemClock};
+
+    use super::*;
+
+    fn authority() -> Authority {
+        Authority::generate(&AuthorityProfile::client("CA"), SystemClock.wall()).unwrap()
+    }
+
+    #[test]
+    fn whoever_shows_the_pinned_certificate_beside_its_own_is_not_the_edge() {
+        let (ours, other) = (authority(), authority());
+        let shown = ours.certificate().der().clone();
+        let info = webpki::EndEntityCert::try_from(&shown)
+            .unwrap()
+            .subject_public_key_info();
+        let pin = digest::digest(&digest::SHA256, &info);
+        let pinned = Pinned {
+            pin: pin.as_ref().try_into().unwrap(),
+            provider: Arc::new(default_provider()),
+        };
+        let leaf = other.certificate().der();
+        let name = ServerName::try_from("api.edge.example").unwrap();
+        assert!(pinned.is_pinned(&shown) && !pinned.is_pinned(leaf));
+        let chain = [shown];
+        let since = SystemClock.wall().duration_since(std::time::UNIX_EPOCH);
+        let now = UnixTime::since_unix_epoch(since.unwrap());
+        let verified = pinned.verify_server_cert(leaf, &chain, &name, &[], now);
+        assert!(verified.is_err(), "{verified:?}");
+    }
+}

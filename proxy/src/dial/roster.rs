@@ -395,4 +395,32 @@ mod tests {
         assert!(notes[0].contains("instance a: 1 of 2"), "{notes:?}");
         assert!(notes[1].contains("2 of 2 instances"), "{notes:?}");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_soon_is_noted_until_it_is_asked_about() {
+        let roster = roster(1);
+        drop(roster.enter("a", 1).unwrap());
+        assert!(roster.take_short_lived());
+        assert!(!roster.take_short_lived());
+        let entry = roster.enter("a", 1).unwrap();
+        tokio::time::advance(SHORT).await;
+        drop(entry);
+        assert!(!roster.take_short_lived());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_an_instances_connections_the_one_that_was_heard_last_counts() {
+        let roster = roster(2);
+        let [old, new] = [(); 2].map(|()| roster.enter("a", 2).unwrap());
+        tokio::time::advance(SHORT).await;
+        let gone = roster.enter("b", 2).unwrap();
+        tokio::time::advance(SHORT).await;
+        new.instances(1);
+        let trimming = tokio::time::timeout(2 * SETTLE, roster.trim());
+        assert!(trimming.await.is_err(), "it goes on");
+        assert_eq!(
+            [old, new, gone].map(|entry| entry.surplus().is_cancelled()),
+            [false, false, true]
+        );
+    }
 }

@@ -78,3 +78,12 @@ fn mutual_inner_tls_is_required_unless_the_switch_is_named() {
     let switched = file(&switched).replace(", client_ca: /d", "");
     Config::from_text(&switched, None).expect("the switch is named");
 }
+
+#[test]
+fn a_replica_that_has_no_name_is_called_as_its_host_is() {
+    let config = Config::from_text(&file(GOOD), None).unwrap();
+    let edge = config.edge.unwrap();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(edge.replica, host.trim());
+    assert_eq!((edge.port, edge.connections), (443, 2));
+}
