@@ -208,7 +208,7 @@ impl Access {
         let (leaf, others) = certificates
             .split_first()
             .ok_or(Denial::CertificateRequired)?;
-        if self.settings.denied.contains(&fingerprint(leaf)) {
+        if fingerprints(leaf).any(|shown| self.settings.denied.contains(&shown)) {
             return Err(Denial::Denied);
         }
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
@@ -236,6 +236,13 @@ impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Access").field(&self.settings).finish()
     }
+}
+
+/// Fingerprints under which the holder of a certificate can show it.
+pub fn fingerprints(certificate: &CertificateDer<'_>) -> impl Iterator<Item = String> {
+    let twin = process::twin(certificate).map(CertificateDer::from);
+    let twin = twin.map(|twin| fingerprint(&twin));
+    std::iter::once(fingerprint(certificate)).chain(twin)
 }
 
 /// Lower-case hexadecimal SHA-256 of a certificate.
@@ -416,7 +423,15 @@ mod tests {
             denied: [fingerprint(&agent)].into(),
             ..settings()
         };
-        assert_eq!(ask(denied, "::1", one), Err(Denial::Denied));
+        assert_eq!(ask(denied.clone(), "::1", one), Err(Denial::Denied));
+        let twin = [CertificateDer::from(process::twin(&agent).unwrap())];
+        assert_ne!(twin, one, "another fingerprint");
+        assert_eq!(
+            ask(settings(), "::1", &twin),
+            Ok(()),
+            "as good as the first"
+        );
+        assert_eq!(ask(denied, "::1", &twin), Err(Denial::Denied));
         let named = |rule: &str| AccessSettings {
             clients: vec!["x.example".to_owned(), rule.to_owned()],
             ..settings()

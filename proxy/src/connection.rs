@@ -121,14 +121,14 @@ impl Connections {
         let client = session
             .peer_certificates()
             .and_then(<[CertificateDer<'_>]>::first);
-        let client = client.map(|certificate| fingerprint(certificate));
+        let client = client.map(|certificate| Shown::of(certificate));
         let serving = &established.serving;
         let caller = Arc::new(Caller {
             tunnel: Arc::clone(&serving.tunnel.name),
             tunnel_domain: serving.tunnel_domain.clone(),
             peer,
             generation: serving.generation,
-            client_certificate: client.clone(),
+            client_certificate: client.as_ref().map(|shown| shown.fingerprint.clone()),
             cut: CancellationToken::new(),
         });
         let (alive, gone) = oneshot::channel();
@@ -208,23 +208,45 @@ pub(crate) struct Origin {
 #[error("client certificate denied")]
 struct Denied;
 
+/// A client's certificate, as a list may name it.
+#[derive(Clone)]
+struct Shown {
+    fingerprint: String,
+    /// Of the form in which its holder could show it as well.
+    twin: Option<String>,
+}
+
+impl Shown {
+    fn of(certificate: &[u8]) -> Self {
+        Self {
+            fingerprint: fingerprint(certificate),
+            twin: process::twin(certificate).map(|twin| fingerprint(&twin)),
+        }
+    }
+
+    fn is_in(&self, list: &BTreeSet<String>) -> bool {
+        list.contains(&self.fingerprint)
+            || self.twin.as_ref().is_some_and(|twin| list.contains(twin))
+    }
+}
+
 #[derive(Clone)]
 struct Denials {
-    client: String,
+    client: Shown,
     denied: watch::Receiver<Arc<BTreeSet<String>>>,
 }
 
 impl Denials {
     /// Whether the client's certificate is refused now. One short lock.
     fn is_hit(&self) -> bool {
-        self.denied.borrow().contains(&self.client)
+        self.client.is_in(&self.denied.borrow())
     }
 
     /// Resolves once the client's certificate is refused.
     async fn hit(mut self) {
         let Self { client, denied } = &mut self;
         if denied
-            .wait_for(|denied| denied.contains(client))
+            .wait_for(|denied| client.is_in(denied))
             .await
             .is_err()
         {

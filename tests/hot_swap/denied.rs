@@ -17,6 +17,16 @@ async fn a_denied_client_loses_its_stream_and_does_not_come_back_on_a_resumed_se
     let mut nobody = open(&Hello::new(&rig.issuer)).await.unwrap();
     assert!(nobody.get("/nobody").await.is_err());
 
+    // What the thief can make of it without the CA's key: it verifies as well and has another fingerprint.
+    let certificate = pki::Certificate::from_pem(&thief.0).unwrap();
+    let other_form = process::twin(certificate.der()).unwrap();
+    let mut twin = thief.clone();
+    twin.0 = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    process::base64::encode(&other_form, &mut twin.0);
+    twin.0.push_str("\n-----END CERTIFICATE-----\n");
+    let mut line = open(&Hello::with_client(&rig.issuer, &twin)).await.unwrap();
+    assert_eq!(line.get("/").await.unwrap().status, 200);
+
     let thief_hello = Hello::with_client(&rig.issuer, &thief).resuming();
     let honest_hello = Hello::with_client(&rig.issuer, &honest).resuming();
     for (resumed, hello) in [
@@ -41,7 +51,6 @@ async fn a_denied_client_loses_its_stream_and_does_not_come_back_on_a_resumed_se
     })
     .await;
 
-    let certificate = pki::Certificate::from_pem(&thief.0).unwrap();
     let policy = Policy {
         tunnel: TUNNEL.to_owned(),
         generation: 1,
@@ -59,10 +68,10 @@ async fn a_denied_client_loses_its_stream_and_does_not_come_back_on_a_resumed_se
     let mut line = open(&thief_hello).await.unwrap();
     assert!(line.is_resumed(), "the test has to come in that way");
     assert!(line.get("/stolen").await.is_err());
-    let mut line = open(&Hello::with_client(&rig.issuer, &thief))
-        .await
-        .unwrap();
-    assert!(line.get("/stolen").await.is_err());
+    for form in [&thief, &twin] {
+        let mut line = open(&Hello::with_client(&rig.issuer, form)).await.unwrap();
+        assert!(line.get("/stolen").await.is_err());
+    }
     assert!(
         rig.upstream
             .seen(|seen| seen.ends_with("/stolen"))
@@ -74,5 +83,5 @@ async fn a_denied_client_loses_its_stream_and_does_not_come_back_on_a_resumed_se
     streams[1].read_to("data: 7\n\n").await.unwrap();
     let mut line = open(&honest_hello).await.unwrap();
     assert_eq!(line.get("/").await.unwrap().status, 200);
-    rig.proxy.logs("client certificate denied", 3).await;
+    rig.proxy.logs("client certificate denied", 4).await;
 }

@@ -13,6 +13,7 @@ mod health;
 pub mod log;
 pub mod metrics;
 mod tasks;
+mod twin;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ pub use failure::{Exit, Failure};
 pub use firewall::Firewall;
 pub use health::{Health, Page};
 pub use tasks::{Drained, Tasks};
+pub use twin::twin;
 
 /// Version, commit and target of this build.
 pub const BUILD: &str = concat!(
