@@ -15,7 +15,7 @@ use super::Shared;
 use super::link::Stream;
 use super::pump::{self, Broken};
 use super::quota::{Key, Place};
-use crate::access::{Access, Caller, Denial, fingerprint};
+use crate::access::{Access, Caller, Denial, fingerprints};
 use crate::directory::{Directory, Standing, TunnelEntry};
 
 /// The wall clock, which may jump, is compared with the end of a certificate at least this often.
@@ -29,6 +29,8 @@ pub(super) struct Agent {
     pub(super) certificates: Arc<[CertificateDer<'static>]>,
     /// When each of them is over.
     ends: Arc<[SystemTime]>,
+    /// Whom it counts as.
+    key: Key,
 }
 
 /// Why an agent gets nowhere.
@@ -94,7 +96,12 @@ impl Agent {
             .map(|der| pki::Certificate::from_der(der.to_vec()));
         // The last second is part of it (RFC 5280 section 4.1.2.5).
         let over = |read: pki::Certificate| read.validity().not_after() + Duration::from_secs(1);
+        // The holder may show it in two forms, and is one caller all the same.
+        let one = certificates
+            .first()
+            .and_then(|leaf| fingerprints(leaf).min());
         Self {
+            key: Key::of(peer.ip(), one),
             peer,
             certificates: own.collect(),
             ends: read.flatten().map(over).collect(),
@@ -111,12 +118,13 @@ impl Agent {
         let mut entry = directory.watch(&found.id).ok_or(Refused::Unknown)?;
         let current = entry.borrow_and_update().clone();
         let judged = Judged::now(shared);
-        self.judge(shared, &current)?;
+        // Those who are refused count as well, and before anything of theirs is verified.
         let limits = current.access.limits();
         let place = shared
             .quotas
-            .enter(&current.id, &self.key(), limits, Instant::now())
+            .enter(&current.id, &self.key, limits, Instant::now())
             .ok_or(Denial::TooMany)?;
+        self.judge(shared, &current)?;
         Ok(Admitted {
             tunnel: current.id.clone(),
             agent: self.clone(),
@@ -138,11 +146,6 @@ impl Agent {
             certificates: &self.certificates,
         };
         Ok(entry.access.admit(&caller, shared.directory.now())?)
-    }
-
-    fn key(&self) -> Key {
-        let certificate = self.certificates.first().map(|leaf| fingerprint(leaf));
-        Key::of(self.peer.ip(), certificate)
     }
 }
 

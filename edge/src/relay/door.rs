@@ -57,7 +57,7 @@ fn answer(shared: &Arc<Shared>, mut request: Request<Incoming>, agent: &Agent) -
     let admitted = match agent.admit(shared, &name).and_then(proven(agent)) {
         Ok(admitted) => admitted,
         Err(refused) => {
-            say(shared, agent, &name, refused);
+            say(shared, agent, &name, refused.word());
             return error(status(refused), refused.word(), &refused.to_string());
         }
     };
@@ -71,6 +71,7 @@ fn answer(shared: &Arc<Shared>, mut request: Request<Incoming>, agent: &Agent) -
         return error(StatusCode::SERVICE_UNAVAILABLE, "no_proxy", text);
     }
     let call = Call {
+        _busy: request.extensions_mut().remove::<serving::Busy>(),
         upgrade: hyper::upgrade::on(&mut request),
         agent: agent.clone(),
         admitted,
@@ -104,6 +105,7 @@ fn status(refused: Refused) -> StatusCode {
 
 /// A CONNECT that was answered with 200.
 struct Call {
+    _busy: Option<serving::Busy>,
     upgrade: OnUpgrade,
     agent: Agent,
     admitted: Admitted,
@@ -123,12 +125,12 @@ impl Call {
             () = shared.cut.cancelled() => return,
         };
         let Ok(Ok(hello)) = read else {
-            shared.telemetry.refuse("bad_hello");
+            say(shared, &self.agent, &self.name, "bad_hello");
             return;
         };
         // What was decided was decided for this name.
         if hello.server_name.as_deref() != Some(&*self.name) {
-            shared.telemetry.refuse("other_name");
+            say(shared, &self.agent, &self.name, "other_name");
             let alert = rustls::AlertDescription::UnrecognisedName;
             let refusing = hello::refuse(inner, alert);
             let _ = tokio::time::timeout(Duration::from_secs(1), refusing).await;

@@ -1,7 +1,7 @@
 //! HTTP/1.1 or HTTP/2, as ALPN has it, on a connection whose TLS ends at the edge.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Body;
 
+/// HTTP/2: a connection on which nothing was open at two looks in a row is asked to leave.
+const IDLE_LOOK: Duration = Duration::from_secs(30);
 /// HTTP/1.1: until a request's head is complete, counted from the end of the one before.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// The head of a request.
@@ -41,6 +43,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for TlsStream<S>
     }
 }
 
+/// In the extensions of each request, for as long as it is in use: the connection is not idle.
+#[derive(Clone, Debug)]
+pub(super) struct Busy {
+    _open: Arc<()>,
+}
+
 /// Answers one request.
 pub(super) type Handler =
     Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
@@ -52,7 +60,13 @@ pub(super) async fn serve<S: Stream>(
     stream: S,
     handler: Handler,
 ) {
-    let service = service_fn(move |request| {
+    let open = Arc::new(());
+    let requests = Arc::downgrade(&open);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let busy = Busy {
+            _open: Arc::clone(&open),
+        };
+        request.extensions_mut().insert(busy);
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -75,6 +89,7 @@ pub(super) async fn serve<S: Stream>(
         tokio::select! {
             _ = &mut connection => return,
             () = tasks.stopping() => connection.as_mut().graceful_shutdown(),
+            () = idle(&requests) => connection.as_mut().graceful_shutdown(),
         }
         tokio::select! {
             _ = connection => {}
@@ -97,5 +112,18 @@ pub(super) async fn serve<S: Stream>(
             _ = connection => {}
             () = cut.cancelled() => {}
         }
+    }
+}
+
+/// Resolves once no request was open at two looks in a row. The service holds one of `requests`, each request another.
+async fn idle(requests: &Weak<()>) {
+    let mut before = false;
+    loop {
+        tokio::time::sleep(IDLE_LOOK).await;
+        let now = requests.strong_count() <= 1;
+        if before && now {
+            return;
+        }
+        before = now;
     }
 }

@@ -188,23 +188,29 @@ impl Tries {
     fn is_over(&self) -> bool {
         self.since.elapsed() >= WRONG_WINDOW
     }
+
+    fn is_full(&self) -> bool {
+        let many = self.different.len() >= WRONG_LIMIT || self.count >= WRONG_AT_ALL;
+        many && !self.is_over()
+    }
 }
 
 impl Wrong {
-    /// More sources than this, and those whose window is over are forgotten.
-    const FORGET_AT: usize = 10_000;
+    /// Most sources that are remembered; to make room, those are forgotten that have not guessed often.
+    const MOST: usize = 10_000;
 
     fn is_full(&self, key: &Key) -> bool {
-        self.lock().get(key).is_some_and(|tries| {
-            let many = tries.different.len() >= WRONG_LIMIT || tries.count >= WRONG_AT_ALL;
-            many && !tries.is_over()
-        })
+        self.lock().get(key).is_some_and(Tries::is_full)
     }
 
     fn count(&self, key: &Key, credential: &str) {
         let mut known = self.lock();
-        if known.len() >= Self::FORGET_AT {
-            known.retain(|_, tries| !tries.is_over());
+        if known.len() >= Self::MOST {
+            known.retain(|_, tries| tries.is_full());
+            // Room for as many as it takes to look at, or looking would be all that is done.
+            if known.len() > Self::MOST / 2 {
+                known.clear();
+            }
         }
         let tries = known.entry(key.clone()).or_insert_with(Tries::new);
         if tries.is_over() {
@@ -242,5 +248,20 @@ mod tests {
         assert!(!wrong.is_full(&guesser));
         wrong.count(&guesser, "x");
         assert!(!wrong.is_full(&guesser), "counted anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_of_sources_takes_no_more_room_and_hides_nobody_who_guesses() {
+        let wrong = Wrong::default();
+        let source = |number: u32| Key::Address(std::net::IpAddr::from(number.to_be_bytes()));
+        for number in 0..WRONG_LIMIT {
+            wrong.count(&source(0), &number.to_string());
+        }
+        for number in 1..100_000 {
+            wrong.count(&source(number), "x");
+            assert!(!wrong.is_full(&source(number)));
+        }
+        assert!(wrong.lock().len() <= Wrong::MOST);
+        assert!(wrong.is_full(&source(0)));
     }
 }

@@ -18,6 +18,7 @@ mod prefixed;
 mod pump;
 mod quota;
 mod session;
+mod sources;
 mod telemetry;
 
 use std::net::SocketAddr;
@@ -44,7 +45,8 @@ use ingress::Wrong;
 use link::Links;
 use pending::Pending;
 use prefixed::Prefixed;
-use quota::Quotas;
+use quota::{Key, Quotas};
+use sources::{Open, Sources};
 use telemetry::{Paces, Telemetry};
 
 /// After a failed accept, which is nearly always a lack of descriptors that only time can mend.
@@ -59,6 +61,9 @@ const KEEP_PROBES: u32 = 3;
 /// Milliseconds.
 const UNACKNOWLEDGED: u32 = 45_000;
 
+/// Of all sockets, one in so many may be a single source's.
+const SHARE: u64 = 8;
+
 /// How much and how long.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayLimits {
@@ -68,7 +73,7 @@ pub struct RelayLimits {
     pub handshake: Duration,
     /// Sockets at once that have not said what they want, or are in a handshake; beyond it the oldest goes.
     pub pending: usize,
-    /// Sockets at once; beyond it a new one is closed.
+    /// Sockets at once, an eighth of them of one source (IPv6: /64); beyond it a new one is closed.
     pub sockets: u64,
     /// A stream whose write makes no progress for this long is closed.
     pub stall: Duration,
@@ -123,6 +128,7 @@ struct Shared {
     links: Links,
     quotas: Quotas,
     pending: Pending,
+    sources: Sources,
     wrong: Wrong,
     telemetry: Telemetry,
     paces: Paces,
@@ -148,6 +154,7 @@ impl Relay {
             links: Links::default(),
             quotas: Quotas::default(),
             pending: Pending::new(self.limits.pending),
+            sources: Sources::default(),
             wrong: Wrong::default(),
             telemetry: Telemetry::default(),
             paces: Paces::default(),
@@ -172,14 +179,13 @@ impl Serving {
             match accepted {
                 Ok((socket, peer)) => {
                     shared.telemetry.accepted.increment();
-                    if shared.telemetry.sockets.get() >= shared.limits.sockets {
-                        shared.telemetry.refuse("sockets");
+                    let Some(open) = shared.room(peer) else {
                         continue;
-                    }
+                    };
                     let inner = Arc::clone(&shared);
                     shared
                         .tasks
-                        .spawn(async move { arrive(inner, socket, peer).await });
+                        .spawn(async move { arrive(inner, socket, peer, open).await });
                 }
                 Err(error) => {
                     if let Some(count) = shared.paces.due("accept") {
@@ -197,6 +203,29 @@ impl Serving {
     }
 }
 
+impl Shared {
+    /// A place for one more socket, if there is one.
+    fn room(&self, peer: SocketAddr) -> Option<Open> {
+        let most = self.limits.sockets;
+        let source = Key::of(peer.ip(), None);
+        let room = (self.telemetry.sockets.get() < most)
+            .then(|| self.sources.enter(source, most.div_ceil(SHARE)))
+            .flatten();
+        if room.is_none() {
+            self.unheard(peer, "sockets");
+        }
+        room
+    }
+
+    /// Counts one who was refused before it said whom it wants, and logs each kind now and then.
+    fn unheard(&self, peer: SocketAddr, reason: &'static str) {
+        self.telemetry.refuse(reason);
+        if let Some(count) = self.paces.due(reason) {
+            tracing::warn!(%peer, reason, count, "connection refused");
+        }
+    }
+}
+
 /// Lets the system ask a silent peer whether it is still there, so that a connection whose other end
 /// vanished does not stay for ever. On Linux what is accepted inherits it.
 fn keep_alive(listener: &TcpListener) {
@@ -209,16 +238,16 @@ fn keep_alive(listener: &TcpListener) {
 }
 
 /// Takes a socket from its first byte to its end.
-async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr) {
+async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr, _open: Open) {
     let inner = Arc::clone(&shared);
-    let _open = inner.telemetry.sockets.hold();
+    let _counted = inner.telemetry.sockets.hold();
     // Small records must not wait for the acknowledgement of those before.
     let _ = socket.set_nodelay(true);
     let read = {
         let waiting = shared.pending.wait();
         tokio::select! {
             read = tokio::time::timeout(shared.limits.hello, hello::read(&mut socket)) => read,
-            () = waiting.evicted() => return shared.telemetry.refuse("evicted"),
+            () = waiting.evicted() => return shared.unheard(peer, "evicted"),
             () = shared.tasks.stopping() => return,
         }
     };
@@ -226,22 +255,22 @@ async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr) {
         Ok(Ok(hello)) => hello,
         Ok(Err(HelloError::Io(_))) => return,
         Ok(Err(error)) => {
-            shared.telemetry.refuse("bad_hello");
+            shared.unheard(peer, "bad_hello");
             tracing::debug!(%peer, %error, "no ClientHello");
             return passthrough::refuse(socket, AlertDescription::DecodeError).await;
         }
-        Err(_) => return shared.telemetry.refuse("slow_hello"),
+        Err(_) => return shared.unheard(peer, "slow_hello"),
     };
     match hello.server_name.as_deref() {
         Some(name) if name == shared.api => {
             let config = shared.front.current().api.clone();
-            if let Some(stream) = end(&shared, socket, hello, config).await {
+            if let Some(stream) = end(&shared, socket, hello, config, peer).await {
                 Box::pin(ingress::serve(shared, stream, peer)).await;
             }
         }
         Some(name) if name == shared.agents => {
             let config = shared.front.current().agents.clone();
-            if let Some(stream) = end(&shared, socket, hello, config).await {
+            if let Some(stream) = end(&shared, socket, hello, config, peer).await {
                 Box::pin(door::serve(shared, stream, peer)).await;
             }
         }
@@ -260,13 +289,14 @@ async fn end(
     socket: TcpStream,
     hello: ClientHello,
     config: Arc<rustls::ServerConfig>,
+    peer: SocketAddr,
 ) -> Option<Ended> {
     let waiting = shared.pending.wait();
     let accepting = TlsAcceptor::from(config).accept(Prefixed::new(hello.bytes, socket));
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(shared.limits.handshake, accepting) => accepted,
         () = waiting.evicted() => {
-            shared.telemetry.refuse("evicted");
+            shared.unheard(peer, "evicted");
             return None;
         }
         () = shared.tasks.stopping() => return None,
@@ -274,12 +304,12 @@ async fn end(
     match accepted {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
-            shared.telemetry.refuse("handshake");
+            shared.unheard(peer, "handshake");
             tracing::debug!(%error, "handshake failed");
             None
         }
         Err(_) => {
-            shared.telemetry.refuse("slow_handshake");
+            shared.unheard(peer, "slow_handshake");
             None
         }
     }

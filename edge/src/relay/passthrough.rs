@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls;
 
 use super::Shared;
-use super::caller::{Agent, Refused};
+use super::caller::Agent;
 use super::hello::{self, ClientHello};
 use super::link::Ask;
 
@@ -28,7 +28,7 @@ pub(super) async fn serve(
     let admitted = match agent.admit(&shared, name) {
         Ok(admitted) => admitted,
         Err(refused) => {
-            say(&shared, &agent, name, refused);
+            say(&shared, &agent, name, refused.word());
             return refuse(socket, AlertDescription::UnrecognisedName).await;
         }
     };
@@ -62,8 +62,7 @@ pub(super) async fn serve(
 }
 
 /// Counts a refusal, and logs each kind now and then.
-pub(super) fn say(shared: &Shared, agent: &Agent, name: &str, refused: Refused) {
-    let reason = refused.word();
+pub(super) fn say(shared: &Shared, agent: &Agent, name: &str, reason: &'static str) {
     shared.telemetry.refuse(reason);
     if let Some(count) = shared.paces.due(reason) {
         tracing::warn!(name, peer = %agent.peer, reason, count, "agent refused");

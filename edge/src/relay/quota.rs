@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::access::Limits;
 
-/// A caller without open streams is forgotten once this many are known and its allowance is whole again.
+/// This many are known before anybody is forgotten.
 const FORGET_AT: usize = 10_000;
 
 /// Who is counted.
@@ -39,7 +39,29 @@ impl Key {
 
 /// Everybody who is counted, for each tunnel. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Quotas(Arc<Mutex<HashMap<(String, Key), Account>>>);
+pub(super) struct Quotas(Arc<Mutex<Accounts>>);
+
+#[derive(Debug, Default)]
+struct Accounts {
+    known: HashMap<(String, Key), Account>,
+    /// Those worth keeping when they were looked at last.
+    kept: usize,
+}
+
+impl Accounts {
+    /// Keeps those with open streams, and those that have used up their allowance within the last minute,
+    /// which brings every allowance back; whoever has some left loses nothing.
+    fn forget(&mut self, now: Instant) {
+        if self.known.len() < FORGET_AT.max(2 * self.kept) {
+            return;
+        }
+        let old = now.checked_sub(Duration::from_secs(60));
+        let used_up = |account: &Account| account.allowance < 1.0 && Some(account.at) > old;
+        self.known
+            .retain(|_, account| account.open > 0 || used_up(account));
+        self.kept = self.known.len();
+    }
+}
 
 #[derive(Debug)]
 struct Account {
@@ -72,17 +94,16 @@ impl Quotas {
         now: Instant,
     ) -> Option<Place> {
         let mut accounts = self.lock();
-        if accounts.len() >= FORGET_AT {
-            // A minute brings every allowance back, whatever its rate.
-            let old = now.checked_sub(Duration::from_secs(60));
-            accounts.retain(|_, account| account.open > 0 || Some(account.at) > old);
-        }
+        accounts.forget(now);
         let name = (tunnel.to_owned(), key.clone());
-        let account = accounts.entry(name.clone()).or_insert_with(|| Account {
-            open: 0,
-            allowance: burst(limits),
-            at: now,
-        });
+        let account = accounts
+            .known
+            .entry(name.clone())
+            .or_insert_with(|| Account {
+                open: 0,
+                allowance: burst(limits),
+                at: now,
+            });
         account.grow(limits, now);
         if account.open >= limits.streams || account.allowance < 1.0 {
             return None;
@@ -95,7 +116,7 @@ impl Quotas {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, Key), Account>> {
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,7 +130,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(account) = self.quotas.lock().get_mut(&self.name) {
+        if let Some(account) = self.quotas.lock().known.get_mut(&self.name) {
             account.open = account.open.saturating_sub(1);
         }
     }
@@ -149,6 +170,30 @@ mod tests {
         drop(first);
         let later = now + Duration::from_secs(1);
         assert!(quotas.enter("t", &key, limits, later).is_some());
+    }
+
+    #[test]
+    fn a_crowd_takes_no_more_room_and_frees_nobody_who_has_used_up_his_allowance() {
+        let (quotas, now) = (Quotas::default(), Instant::now());
+        let limits = Limits {
+            streams: 2,
+            connections_per_minute: 60,
+        };
+        let source = |number: u32| Key::Address(IpAddr::from(number.to_be_bytes()));
+        let _open = quotas.enter("t", &source(0), limits, now).unwrap();
+        for _ in 0..2 {
+            drop(quotas.enter("t", &source(1), limits, now));
+        }
+        for number in 2..100_000 {
+            assert!(quotas.enter("t", &source(number), limits, now).is_some());
+        }
+        assert!(quotas.lock().known.len() <= FORGET_AT);
+        assert!(quotas.enter("t", &source(1), limits, now).is_none());
+        let _second = quotas.enter("t", &source(0), limits, now).unwrap();
+        assert!(
+            quotas.enter("t", &source(0), limits, now).is_none(),
+            "still open"
+        );
     }
 
     #[test]
@@ -212,6 +257,6 @@ mod tests {
         }
         let later = now + Duration::from_secs(61);
         assert!(quotas.enter("t", &key, limits, later).is_none(), "open");
-        assert_eq!(quotas.lock().len(), 1);
+        assert_eq!(quotas.lock().known.len(), 1);
     }
 }
