@@ -82,6 +82,23 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
     let server_certificate =
         server_certificate(&key("server_certificate"), raw.server_certificate)?;
     let ca = authority(&key("ca"), &raw.ca)?;
+    // Constraints are on DNS names alone.
+    let outside = |name: &&String| {
+        let inside = **name == domain || name.ends_with(&format!(".{domain}"));
+        !inside && name.parse::<IpAddr>().is_err()
+    };
+    if ca.constrained
+        && let Some(name) = server_certificate.extra_names.iter().find(outside)
+    {
+        return Err(Failure::config(format!(
+            "{} has {name:?}, for which a CA that is constrained to {domain} cannot issue",
+            key("server_certificate.extra_names")
+        ))
+        .next(format!(
+            "take the name out, or {} off",
+            key("ca.constrained")
+        )));
+    }
     let margin = if ca.lifetime < 2 * CA_MARGIN {
         Duration::ZERO
     } else {

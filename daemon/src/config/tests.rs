@@ -23,7 +23,7 @@ tunnels:
     domain: abcd1234.tunnel.example.com
     store: dir:/tmp/store
     serve_dir: /tmp/served
-    server_certificate: { lifetime: 2160h, algorithm: rsa-2048, extra_names: [localhost, '127.0.0.1', '*.example.org'] }
+    server_certificate: { lifetime: 2160h, algorithm: rsa-2048, extra_names: ['127.0.0.1', '*.b.abcd1234.tunnel.example.com'] }
     ca: { lifetime: 1825d, algorithm: ecdsa-p384, constrained: true }
     client_ca: { lifetime: 30d }
     routes:
@@ -259,6 +259,13 @@ fn a_life_or_a_route_that_cannot_be_used_is_refused_with_what_to_write() {
             with("server_certificate: { extra_names: [Local_Host] }"),
             "tunnels.main.server_certificate.extra_names has \"Local_Host\"",
             "write DNS names",
+        ),
+        (
+            with(
+                "ca: { constrained: true }\n    server_certificate: { extra_names: ['127.0.0.1', localhost] }",
+            ),
+            "tunnels.main.server_certificate.extra_names has \"localhost\", for which a CA that is constrained to abcd1234.tunnel.example.com cannot issue",
+            "take the name out, or tunnels.main.ca.constrained off",
         ),
         (
             with("routes: [docs]"),

@@ -116,6 +116,10 @@ impl Tunnel {
                 self.facts.files_stale = true;
             }
             Action::Switch => {
+                if let Some(standby) = &old.standby {
+                    // If it cannot issue this one, it can renew none.
+                    self.rehearse(&self.load_authority(standby, moment)?, moment)?;
+                }
                 let id = fresh_id(moment);
                 let actor = self
                     .ca_order

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use pki::{
-    Algorithm, CertifiedKey, Expectation, Linted, Origin, PrivateKey, Serial, ServerProfile, lint,
+    Algorithm, Authority, CertifiedKey, Expectation, Linted, Origin, PrivateKey, Serial,
+    ServerProfile, lint,
 };
 
 use super::tunnel::{Desk, StepError, Tunnel};
@@ -42,17 +43,31 @@ impl Tunnel {
         let Some((_, signer)) = &self.signer else {
             return Err(StepError::Lost("a CA"));
         };
-        let profile = ServerProfile {
-            tunnel_domain: self.config.domain.clone(),
-            extra_names: self.config.server_certificate.extra_names.clone(),
-            lifetime: self.config.server_certificate.lifetime,
-        };
+        let profile = self.server_profile();
         // From here on the serial number counts as used.
         self.facts.serial_fresh = false;
         let pair = signer.issue(&profile, key, serial, desk.moment.wall)?;
         let blob = Blob::LeafCertificate(&rotation.id);
         self.custody.put(blob, &pair.chain_pem())?;
         self.signed(desk, state, pair)
+    }
+
+    fn server_profile(&self) -> ServerProfile {
+        ServerProfile {
+            tunnel_domain: self.config.domain.clone(),
+            extra_names: self.config.server_certificate.extra_names.clone(),
+            lifetime: self.config.server_certificate.lifetime,
+        }
+    }
+
+    /// Whether `authority` can issue what is configured, and it could be published. Key and serial number are thrown away.
+    pub(super) fn rehearse(&self, authority: &Authority, moment: Moment) -> Result<(), StepError> {
+        let key = PrivateKey::generate(Algorithm::default())?;
+        let profile = self.server_profile();
+        let pair = authority.issue(&profile, key, Serial::random(), moment.wall)?;
+        let ca = authority.certificate();
+        let leaf = describe("rehearsal", &pair, &ca.fingerprint().to_string(), moment);
+        lint_leaf(&self.config, &pair, ca, &leaf, moment.wall).map(drop)
     }
 
     pub(super) fn take_certificate(

@@ -361,6 +361,34 @@ fn an_order_for_a_tunnel_that_is_not_there_names_those_that_are() {
 
 /// Its end would be waited for in vain.
 #[test]
+fn there_is_no_switch_to_a_ca_that_cannot_issue_what_is_configured() {
+    let mut world = World::with("    ca: { constrained: true }\n");
+    let engine = world.start();
+    world.ack("a");
+    drop(engine);
+    let before = world.status();
+    // The CAs that there are stay constrained.
+    "    server_certificate: { extra_names: [x.other.example] }\n".clone_into(&mut world.settings);
+    let mut engine = world.start();
+    let operation = world.order(&mut engine, switch(true)).unwrap();
+    for _ in 0..3 {
+        world.turn(&mut engine);
+    }
+    let ended = world.operation(&operation.id);
+    assert_eq!(ended.state, OperationState::Failed);
+    assert!(
+        ended.detail.contains("constrained") && ended.detail.ends_with("nothing was begun"),
+        "{ended:?}"
+    );
+    let after = world.status();
+    let shown = |status: &TunnelStatus| {
+        [&status.ca, &status.standby_ca].map(|ca| ca.as_ref().unwrap().sha256.clone())
+    };
+    assert_eq!(shown(&after), shown(&before));
+    assert_eq!(after.server_certificate, before.server_certificate);
+}
+
+#[test]
 fn orders_fail_at_once_when_the_ca_cannot_sign() {
     let world = World::new();
     let mut engine = world.start();
