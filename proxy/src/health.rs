@@ -39,11 +39,16 @@ pub(crate) fn page(
         credentials.clone(),
         credentials.clone(),
     );
-    let forwarder = forwarder.clone();
+    let (forwarder, routes) = (forwarder.clone(), forwarder.clone());
     let (edge, roster) = (carriers.edge.clone(), carriers.edge.clone());
     Health {
         reasons: Arc::new(move || {
             let mut reasons = ready.reasons();
+            let tunnels = ready.current();
+            let waiting = tunnels.iter().map(|serving| &*serving.tunnel.name);
+            reasons.extend(waiting.filter(|name| routes.policy_pending(name)).map(|name| {
+                format!("tunnel {name}: no routes yet; write them under the tunnel in the daemon's file, or in this proxy's")
+            }));
             reasons.extend(carriers.reason());
             if tasks.is_stopping() {
                 reasons.push("draining".to_owned());

@@ -98,8 +98,11 @@ async fn a_route_that_cannot_be_used_leaves_the_last_good_ones() {
     let pending = line.get("/").await.unwrap();
     assert_eq!(pending.status, 503);
     assert!(pending.body.contains("policy_pending"), "{pending:?}");
+    let waiting = rig.proxy.page("/readyz").await.unwrap();
+    assert!(waiting.contains("no routes yet; write them"), "{waiting}");
     let good = policy(1, format!("http://{}", rig.upstream.address));
     assert_eq!(rig.session.policy(&good).await, Answer::Ack);
+    rig.proxy.ready().await;
     assert_eq!(line.get("/").await.unwrap().status, 200);
     let bad = policy(2, "http://up:80/path".to_owned());
     let answer = rig.session.policy(&bad).await;

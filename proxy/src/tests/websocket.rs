@@ -49,6 +49,8 @@ async fn open(proxy: &Proxy) -> TcpStream {
     stream.write_all(OPEN.as_bytes()).await.unwrap();
     let head = read_until(&mut stream, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    // Some connectors compare the whole of it.
+    assert!(head.contains("\r\nconnection: Upgrade\r\n"), "{head}");
     // RFC 6455 section 1.3 gives this answer to this key.
     assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
     stream

@@ -70,7 +70,7 @@ impl NotAllowed {
     pub fn line(&self) -> String {
         let listed = self.listed.iter().copied().chain([IpNet::from(self.ip)]);
         let listed: Vec<String> = listed.map(|network| format!("\"{network}\"")).collect();
-        format!("upstream.allowed_ips: [{}]", listed.join(", "))
+        format!("upstream: {{allowed_ips: [{}]}}", listed.join(", "))
     }
 }
 
@@ -99,6 +99,16 @@ pub fn check(policy: &UpstreamPolicy, ip: IpAddr) -> Result<(), NotAllowed> {
 fn special(ip: IpAddr) -> Option<IpNet> {
     if ip == IpAddr::V6(Ipv6Addr::LOCALHOST) {
         return None;
+    }
+    // In IPv6 clothes it is no less the machine's metadata.
+    if let IpAddr::V6(clothes) = ip
+        && let Some(bare) = clothes.to_ipv4_mapped()
+        && let Some(IpNet::V4(range)) = special(bare.into())
+    {
+        let network = range.network().to_ipv6_mapped();
+        return Ipv6Net::new(network, 96 + range.prefix_len())
+            .ok()
+            .map(IpNet::V6);
     }
     let mut all = SPECIAL.into_iter().chain([COMPATIBLE]);
     all.find(|range| range.contains(&ip))
@@ -185,6 +195,12 @@ mod tests {
             assert!(!allowed(&["::/0", "0.0.0.0/0"], ip), "{ip}");
         }
         assert!(!allowed(&["10.0.0.0/8"], "::ffff:10.0.0.1"));
+        assert!(allowed(&["::ffff:0:0/96"], "::ffff:10.0.0.1"));
+        assert!(!allowed(&["::ffff:0:0/96"], "::ffff:169.254.169.254"));
+        assert!(allowed(
+            &["::ffff:169.254.0.0/112"],
+            "::ffff:169.254.169.254"
+        ));
     }
 
     #[test]
@@ -203,10 +219,7 @@ mod tests {
 
     /// The policy of a configuration file in which `line` stands.
     fn configured(line: &str) -> UpstreamPolicy {
-        let key = line.strip_prefix("upstream.").unwrap();
-        let text = format!(
-            "listen_addr: ':0'\ncontrol: {{socket: s}}\nroutes: {{}}\nupstream:\n  {key}\n"
-        );
+        let text = format!("listen_addr: ':0'\ncontrol: {{socket: s}}\nroutes: {{}}\n{line}\n");
         Config::from_text(&text, None).unwrap().upstream
     }
 
@@ -220,12 +233,12 @@ mod tests {
         );
         assert_eq!(
             error.line(),
-            "upstream.allowed_ips: [\"10.0.0.0/8\", \"172.16.0.0/12\", \"192.168.0.0/16\", \
-             \"fc00::/7\", \"8.8.8.8/32\"]"
+            "upstream: {allowed_ips: [\"10.0.0.0/8\", \"172.16.0.0/12\", \"192.168.0.0/16\", \
+             \"fc00::/7\", \"8.8.8.8/32\"]}"
         );
         assert_eq!(
             refused(&["192.0.2.0/24"], "fe80::1").unwrap_err().line(),
-            "upstream.allowed_ips: [\"192.0.2.0/24\", \"fe80::1/128\"]"
+            "upstream: {allowed_ips: [\"192.0.2.0/24\", \"fe80::1/128\"]}"
         );
         for (list, before) in [(&[][..], "10.1.2.3"), (&["192.0.2.0/24"][..], "192.0.2.1")] {
             for ip in [

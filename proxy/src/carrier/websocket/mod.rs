@@ -55,7 +55,6 @@ impl Carrier for Web {
         });
         // The whole opening has one time limit, set by the door.
         let connection = http1::Builder::new()
-            .keep_alive(false)
             .header_read_timeout(None)
             .max_header_size(LONGEST_REQUEST)
             .serve_connection(TokioIo::new(socket), service);
@@ -119,6 +118,7 @@ fn refusal(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     if status == StatusCode::UPGRADE_REQUIRED {
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
