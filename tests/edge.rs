@@ -4,11 +4,20 @@
 mod access;
 mod agent;
 mod agent_stdio;
+mod blind;
+mod clients;
 mod credential;
 mod database;
+mod dialling;
 mod documents;
+mod evidence;
 mod federation;
+mod flood;
+mod frames;
 mod harm;
+mod hello;
+mod hostile;
+mod keys;
 mod openapi;
 mod path;
 #[path = "../edge/src/tests/postgres.rs"]
@@ -16,8 +25,9 @@ mod postgres;
 mod several;
 mod stand;
 mod state;
+mod toxics;
 mod world;
 
-pub(crate) use access::hello;
 pub(crate) use agent::{Agent, command, mutual};
-pub(crate) use stand::{OPEN, Stand};
+pub(crate) use hello::hello;
+pub(crate) use stand::{EDGE, OPEN, Stand};

@@ -33,8 +33,17 @@ pub(crate) const TUNNEL: &str = "main";
 
 /// Waits until `look` finds something. Looks again and again, because what is looked at – a process, a
 /// log, a file – tells nobody that it changed.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let over = Instant::now() + LIMIT;
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    until_for(LIMIT, what, look).await
+}
+
+/// The same for what takes its time.
+pub(crate) async fn until_for<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let over = Instant::now() + limit;
     loop {
         if let Some(found) = look().await {
             return found;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::hello::hello;
 use super::stand::{OPEN, Stand, Tunnel};
 use crate::rig::Hello;
 
@@ -20,22 +21,6 @@ pub(super) async fn said_to(stand: &Stand, hello: &[u8]) -> Vec<u8> {
     let mut said = Vec::new();
     let _ = tcp.read_to_end(&mut said).await;
     said
-}
-
-/// A whole `ClientHello` for `name`.
-pub(crate) fn hello(name: &'static str) -> Vec<u8> {
-    use tokio_rustls::rustls;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let name = rustls::pki_types::ServerName::try_from(name).unwrap();
-    let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).unwrap();
-    bytes
 }
 
 #[tokio::test]
@@ -109,7 +94,11 @@ async fn streams_beyond_a_callers_limit_are_refused_until_one_ends() {
 }
 
 /// CONNECT on `agents.EDGE`; the status, and the connection when it is 200.
-async fn connect(stand: &Stand, client: Option<&(String, String)>, name: &str) -> (u16, String) {
+pub(super) async fn connect(
+    stand: &Stand,
+    client: Option<&(String, String)>,
+    name: &str,
+) -> (u16, String) {
     use tokio_rustls::rustls::pki_types::ServerName;
     let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
     let hello = match client {

@@ -14,17 +14,22 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use process::Tasks;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::access::{hello, said_to};
+use super::access::said_to;
+use super::hello::hello;
 use super::stand::{EDGE, OPEN, Stand, TUNNEL};
-use crate::rig::{HOST, Hello, until, within};
+use crate::rig::{HOST, Hello, Line, until, within};
 
 /// Everything that comes to an end by itself.
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Who connect and say nothing, or half a word.
+const HALF_OPEN: usize = 10_000;
 
 /// Longer than a line may be.
 static NO_LINE: &[u8] = &[b'x'; 20_000];
@@ -82,12 +87,42 @@ async fn a_hello_may_come_in_pieces_and_not_without_end() {
 async fn thousands_who_say_nothing_harm_nobody() {
     let stand = Stand::with(1, OPEN, "limits: {pending: 200}\n").await;
     let before = stand.edge.memory();
-    let mut crowd = Vec::new();
-    for _ in 0..3000 {
-        crowd.push(TcpStream::connect(stand.address).await.unwrap());
+    let whole = hello(HOST);
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let room = limit
+        .maximum
+        .map_or(HALF_OPEN, |limit| usize::try_from(limit / 4).unwrap());
+    let (mut crowd, mut coming) = (Vec::new(), tokio::task::JoinSet::new());
+    for number in 0..HALF_OPEN {
+        let (address, whole) = (stand.address, whole.clone());
+        coming.spawn(async move {
+            let mut tcp = TcpStream::connect(address).await.unwrap();
+            // Some say half a word.
+            if number % 2 == 0 {
+                let _ = tcp.write_all(&whole[..whole.len() / 2]).await;
+            }
+            tcp
+        });
+        // As many at a time as a backlog takes.
+        if coming.len() >= 100 {
+            crowd.push(coming.join_next().await.unwrap().unwrap());
+        }
+        // This program has a limit of its own, and shares it with the tests beside this one.
+        if crowd.len() > room {
+            drop(crowd.drain(..room / 2));
+        }
+    }
+    while let Some(came) = coming.join_next().await {
+        crowd.push(came.unwrap());
     }
     until("their arrival", async || {
-        (stand.edge.metric("keyward_edge_accepted_total").await >= 3000).then_some(())
+        let accepted = stand.edge.metric("keyward_edge_accepted_total").await;
+        (accepted >= HALF_OPEN as u64).then_some(())
     })
     .await;
     calls(&stand).await;
@@ -128,10 +163,9 @@ async fn thousands_who_hang_up_do_not_end_the_proxys_connection() {
     .await;
 }
 
-#[tokio::test]
-async fn agents_that_stop_reading_block_nobody_and_are_closed() {
-    let stand = Stand::with(1, OPEN, "limits: {stall_timeout: 2s}\n").await;
-    let mut stopped = Vec::new();
+/// 64 callers to whom everything is echoed and who read nothing of it.
+async fn deaf(stand: &Stand) -> Vec<Line> {
+    let mut lines = Vec::new();
     for _ in 0..64 {
         let mut line = stand.line().await.unwrap();
         let ask = format!(
@@ -139,20 +173,39 @@ async fn agents_that_stop_reading_block_nobody_and_are_closed() {
         );
         line.send(ask.as_bytes()).await.unwrap();
         assert!(line.read_to("\r\n\r\n").await.unwrap().contains("101"));
-        stopped.push(line);
+        lines.push(line);
     }
-    // Everything is echoed, and nobody reads it: each stream fills up to its windows and stands still.
+    lines
+}
+
+#[tokio::test]
+async fn agents_that_stop_reading_block_nobody() {
+    let stand = Stand::with(1, OPEN, "limits: {stall_timeout: 10m}\n").await;
+    let mut lines = deaf(&stand).await;
+    // Each stream fills up to its windows and stands still, on whichever of the two connections it is.
     let piece = vec![7; 64 << 10];
-    let filling = stopped
+    let filling = lines.iter_mut().map(async |line| {
+        while let Ok(Ok(())) = tokio::time::timeout(SECOND, line.send(&piece)).await {}
+    });
+    within("their standstill", futures_util::future::join_all(filling)).await;
+    for _ in 0..50 {
+        within("another's call", calls(&stand)).await;
+    }
+    // All that time every one of them stood there: nobody's call waited for their end.
+    let name = "keyward_edge_stalled_total";
+    assert_eq!(stand.edge.metric(name).await, 0);
+    assert!(stand.edge.metric("keyward_edge_streams").await >= 64);
+}
+
+#[tokio::test]
+async fn agents_that_stop_reading_are_closed_and_the_proxys_connections_stay() {
+    let stand = Stand::with(1, OPEN, "limits: {stall_timeout: 2s}\n").await;
+    let mut lines = deaf(&stand).await;
+    let piece = vec![7; 64 << 10];
+    let filling = lines
         .iter_mut()
         .map(async |line| while line.send(&piece).await.is_ok() {});
-    let filling = within("their end", futures_util::future::join_all(filling));
-    let others = async {
-        for _ in 0..50 {
-            within("another's call", calls(&stand)).await;
-        }
-    };
-    tokio::join!(filling, others);
+    within("their end", futures_util::future::join_all(filling)).await;
     until("the end of those who do not read", async || {
         let stalled = stand.edge.metric("keyward_edge_stalled_total").await;
         (stalled >= 64).then_some(())
@@ -233,7 +286,7 @@ enum Fake {
 }
 
 /// A connection that the edge has taken; else what it answered.
-async fn attach(stand: &Stand, secret: &str) -> Result<impl Wire + use<>, String> {
+pub(super) async fn attach(stand: &Stand, secret: &str) -> Result<impl Wire + use<>, String> {
     let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
     let tcp = TcpStream::connect(stand.address).await.unwrap();
     let name = ServerName::try_from(format!("api.{EDGE}")).unwrap();
@@ -263,7 +316,10 @@ async fn attach(stand: &Stand, secret: &str) -> Result<impl Wire + use<>, String
     Err(head)
 }
 
-trait Wire: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static {}
+pub(super) trait Wire:
+    tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static
+{
+}
 
 impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static> Wire for S {}
 

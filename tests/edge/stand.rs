@@ -37,9 +37,14 @@ impl Program {
         health: SocketAddr,
         log: PathBuf,
     ) -> Self {
-        let child = Command::new(program)
-            .args(words)
-            .env_clear()
+        let mut command = Command::new(program);
+        command.args(words).env_clear();
+        Self::run(command, health, log).await
+    }
+
+    /// The same for a command that somebody else has put together.
+    pub(super) async fn run(mut command: Command, health: SocketAddr, log: PathBuf) -> Self {
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -49,7 +54,7 @@ impl Program {
         let mut this = Self { child, health, log };
         until("the health listener", async || {
             if let Some(status) = this.child.try_wait().unwrap() {
-                panic!("{program:?} ended with {status}: {}", this.log());
+                panic!("{command:?} ended with {status}: {}", this.log());
             }
             this.page("/healthz").await.map(drop)
         })
@@ -188,9 +193,19 @@ impl Stand {
 
     /// The same with further lines for the edge's configuration.
     pub(crate) async fn with(proxies: usize, access: &str, more: &str) -> Self {
+        let this = Self::at(ports(), Upstream::start().await, access, more).await;
+        this.proxied(proxies).await
+    }
+
+    /// The same on these addresses, relay and health, without a proxy.
+    pub(super) async fn at(
+        (address, health): (SocketAddr, SocketAddr),
+        upstream: Upstream,
+        access: &str,
+        more: &str,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (address, health) = ports();
-        let (issuer, upstream) = (Issuer::new(), Upstream::start().await);
+        let issuer = Issuer::new();
         front(folder.path());
         let write =
             |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
@@ -210,15 +225,9 @@ impl Stand {
              tunnels_file: {at}/tunnels.yaml\n{more}"
         );
         write("edge.yaml", &config);
-        let tunnel = Tunnel {
-            instances: 1,
-            secrets: vec![("a", "secret-a".to_owned(), "")],
-            suspended: false,
-            access: access.to_owned(),
-        };
-        tell(folder.path(), &tunnel);
+        tell(folder.path(), &Tunnel::open_to(access));
         let edge = edge(folder.path(), health).await;
-        let mut this = Self {
+        Self {
             issuer,
             upstream,
             edge,
@@ -226,19 +235,34 @@ impl Stand {
             address,
             folder,
             health,
-        };
+        }
+    }
+
+    async fn proxied(mut self, proxies: usize) -> Self {
         for number in 0..proxies {
             let name = format!("replica-{number}");
-            let proxy = this.proxy(&name, "", "").await;
+            let proxy = self.proxy(&name, "", "").await;
             proxy.ready().await;
-            this.proxies.push(proxy);
+            self.proxies.push(proxy);
         }
-        this
+        self
     }
 
     /// A proxy that dials the edge; `carrier` stands among the keys of `carriers.edge`, `more` at the end.
     pub(crate) async fn proxy(&self, name: &str, carrier: &str, more: &str) -> Program {
         let (_, health) = ports();
+        let text = self.config(name, carrier, more, health);
+        self.run(name, &text, health).await
+    }
+
+    /// What such a proxy is told.
+    pub(super) fn config(
+        &self,
+        name: &str,
+        carrier: &str,
+        more: &str,
+        health: SocketAddr,
+    ) -> String {
         let at = self.folder.path().display();
         let mutual = if carrier.contains("mutual") {
             format!("  client_ca: {at}/client-ca.pem\n")
@@ -251,7 +275,7 @@ impl Stand {
             ""
         };
         let keys = carrier.replace("mutual", "");
-        let text = format!(
+        format!(
             "log_level: info\ntunnel_domain: {DOMAIN}\nshutdown_timeout: 5s\nhealth: {{listen_addr: '{health}'}}\n\
              tls:\n  cert_file: {at}/leaf.crt\n  key_file: {at}/leaf.key\n{mutual}\
              carriers:\n  edge:\n    url: https://api.{EDGE}:{port}\n    addresses: ['{address}']\n\
@@ -261,22 +285,19 @@ impl Stand {
             address = self.address,
             port = self.address.port(),
             upstream = self.upstream.address,
-        );
-        self.run(name, &text, health).await
+        )
     }
 
     /// A proxy that dials these addresses in place of the edge's.
     pub(crate) async fn proxy_at(&self, name: &str, addresses: &str) -> Program {
-        let probe = self.proxy("template", "", "").await;
-        drop(probe);
-        let text = std::fs::read_to_string(self.file("template.yaml")).unwrap();
+        let (_, health) = ports();
+        let text = self.config(name, "", "", health);
         let old = text
             .lines()
             .find(|line| line.contains("addresses:"))
             .unwrap();
         let text = text.replace(&format!("{old}\n"), addresses);
-        let text = text.replace("replica: template", &format!("replica: {name}"));
-        self.with_config(name, &text).await
+        self.run(name, &text, health).await
     }
 
     /// Another proxy with the configuration of one that runs.
@@ -380,6 +401,9 @@ pub(super) fn front(folder: &Path) {
         authority.certificate().to_pem(),
     )
     .unwrap();
+    // An edge whose CA is its own has this, too.
+    let key = authority.private_key().to_pem();
+    std::fs::write(folder.join("front-ca.key"), &*key).unwrap();
     std::fs::write(folder.join("front.crt"), chain).unwrap();
     std::fs::write(folder.join("front.key"), &*pair.key_pem()).unwrap();
 }

@@ -147,15 +147,27 @@ impl World {
     pub(super) async fn proxy_at(
         &self,
         name: &str,
-        (id, domain): &(String, String),
+        tunnel: &(String, String),
         secret: &str,
         addresses: &[SocketAddr],
     ) -> Program {
+        let text = self.proxy_config(name, tunnel, secret, addresses);
+        self.proxy_with(name, &text).await
+    }
+
+    /// What such a proxy is told.
+    pub(super) fn proxy_config(
+        &self,
+        name: &str,
+        (id, domain): &(String, String),
+        secret: &str,
+        addresses: &[SocketAddr],
+    ) -> String {
         let (_, health) = ports();
         let addresses: Vec<String> = addresses.iter().map(|a| format!("'{a}'")).collect();
         let secret = self.write(&format!("{name}.secret"), secret);
         let at = self.folder.path().display();
-        let text = format!(
+        format!(
             "tunnel_domain: {domain}\nhealth: {{listen_addr: '{health}'}}\n\
              tls: {{cert_file: {at}/leaf.crt, key_file: {at}/leaf.key}}\n\
              carriers:\n  edge:\n    url: https://api.{EDGE}:{port}\n    addresses: [{addresses}]\n\
@@ -165,11 +177,18 @@ impl World {
             addresses = addresses.join(", "),
             port = self.address.port(),
             upstream = self.upstream.address,
-        );
-        let config = self.write(&format!("{name}.yaml"), &text);
+        )
+    }
+
+    /// One that is told this.
+    pub(super) async fn proxy_with(&self, name: &str, text: &str) -> Program {
+        let mut lines = text.lines();
+        let health = lines.find_map(|line| line.strip_prefix("health: {listen_addr: '"));
+        let health = health.and_then(|rest| rest.strip_suffix("'}")).unwrap();
+        let config = self.write(&format!("{name}.yaml"), text);
         let log = self.folder.path().join(format!("{name}.log"));
         let proxy = Programs::beside().unwrap().proxy;
-        Program::start(&proxy, &["--config", &config], health, log).await
+        Program::start(&proxy, &["--config", &config], health.parse().unwrap(), log).await
     }
 
     /// Status and body of what curl gets.

@@ -38,7 +38,7 @@ const CLIENTS: [(&str, &str); 5] = [
 ];
 
 /// A program that `tests/install.sh` put into its cache.
-fn installed(name: &str) -> PathBuf {
+pub(crate) fn installed(name: &str) -> PathBuf {
     let from = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
     let cache = || from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
     let tools = from("KEYWARD_TOOLS").or_else(|| Some(cache()?.join("keyward-tests")));

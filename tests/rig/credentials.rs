@@ -43,11 +43,16 @@ impl Issuer {
 
     /// A certificate of the client CA with its key, both in PEM.
     pub(crate) fn client(&self, name: &str) -> (String, String) {
+        self.client_for(name, DAY)
+    }
+
+    /// The same, until `lifetime` from now.
+    pub(crate) fn client_for(&self, name: &str, lifetime: Duration) -> (String, String) {
         let key = PrivateKey::generate(Algorithm::default()).unwrap();
         let request = pki::request(&key, name).unwrap();
         let profile = ClientProfile {
             name: name.to_owned(),
-            lifetime: DAY,
+            lifetime,
         };
         let certificate = self
             .clients

@@ -1,7 +1,7 @@
 //! An MCP server's place: answers, notes every request, and says an event when it is told to.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -30,7 +30,12 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::at([127, 0, 0, 1].into()).await
+    }
+
+    /// On another address.
+    pub(crate) async fn at(address: IpAddr) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let this = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),

@@ -316,6 +316,9 @@ fn no_secret_is_in_the_journal_or_the_status() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())
         .finish();
+    // With one subscriber alone tracing asks the thread that comes to a line first whether anybody listens to it, and
+    // that may be another test's.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let mut engine = world.start();
     for _ in 0..3 {
