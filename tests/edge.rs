@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod agent_stdio;
 mod blind;
+mod check;
 mod clients;
 mod credential;
 mod database;
@@ -27,7 +28,6 @@ mod stand;
 mod state;
 mod toxics;
 mod world;
-
 pub(crate) use agent::{Agent, command, mutual};
 pub(crate) use hello::hello;
 pub(crate) use stand::{EDGE, OPEN, Stand};

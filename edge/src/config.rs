@@ -12,6 +12,11 @@ use serde::Deserialize;
 use crate::directory::STALE_LIMIT;
 use crate::relay::RelayLimits;
 
+/// The level of a configuration that does not say one.
+const LEVEL: &str = "info";
+/// The longest duration: what is longer is a slip.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Everything the edge needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -108,15 +113,16 @@ impl Config {
         })?;
         let defaults = RelayLimits::default();
         let limits = raw.limits.unwrap_or_default();
-        let span = |key, text: Option<String>, default| match text {
-            None => Ok(default),
-            Some(text) => duration(&text).ok_or_else(|| {
-                Failure::config(format!("{key}: {text:?} is no duration"))
-                    .next("write a number with a unit, for instance 30s or 500ms")
-            }),
+        // At the stop nothing is waited for if it says so; a limit of nothing lets nobody in.
+        let drain = span("shutdown_timeout", raw.shutdown_timeout, defaults.drain)?;
+        let limit = |key, text, default| match span(key, text, default) {
+            Ok(Duration::ZERO) => Err(nothing(key, "write a duration, for instance 30s")),
+            read => read,
         };
+        let count = |key| nothing(key, "write how many, or leave it out");
+        process::log::parse(raw.log_level.as_deref().unwrap_or(LEVEL))?;
         Ok(Self {
-            log_level: raw.log_level.unwrap_or_else(|| "info".to_owned()),
+            log_level: raw.log_level.unwrap_or_else(|| LEVEL.to_owned()),
             listen: raw.listen_addr,
             name: raw.name.trim_matches('.').to_ascii_lowercase(),
             certificate: raw.certificate.cert_file,
@@ -125,21 +131,44 @@ impl Config {
             tunnels: raw.tunnels_file,
             asns: raw.asn_file,
             health: raw.health.map_or(Self::HEALTH, |health| health.listen_addr),
-            stale_limit: span("stale_limit", raw.stale_limit, STALE_LIMIT)?,
+            stale_limit: limit("stale_limit", raw.stale_limit, STALE_LIMIT)?,
             limits: RelayLimits {
-                hello: span("limits.hello_timeout", limits.hello_timeout, defaults.hello)?,
-                handshake: span(
+                hello: limit("limits.hello_timeout", limits.hello_timeout, defaults.hello)?,
+                handshake: limit(
                     "limits.handshake_timeout",
                     limits.handshake_timeout,
                     defaults.handshake,
                 )?,
-                stall: span("limits.stall_timeout", limits.stall_timeout, defaults.stall)?,
-                pending: limits.pending.unwrap_or(defaults.pending).max(1),
-                sockets: limits.sockets.unwrap_or(defaults.sockets).max(1),
-                drain: span("shutdown_timeout", raw.shutdown_timeout, defaults.drain)?,
+                stall: limit("limits.stall_timeout", limits.stall_timeout, defaults.stall)?,
+                pending: match limits.pending {
+                    Some(0) => return Err(count("limits.pending")),
+                    pending => pending.unwrap_or(defaults.pending),
+                },
+                sockets: match limits.sockets {
+                    Some(0) => return Err(count("limits.sockets")),
+                    sockets => sockets.unwrap_or(defaults.sockets),
+                },
+                drain,
             },
         })
     }
+}
+
+fn span(key: &str, text: Option<String>, default: Duration) -> Result<Duration, Failure> {
+    let Some(text) = text else {
+        return Ok(default);
+    };
+    let read = duration(&text).filter(|read| *read <= LONGEST);
+    read.ok_or_else(|| {
+        Failure::config(format!("{key}: {text:?} is no duration of at most 168h"))
+            .next("write a number with a unit, for instance 30s or 500ms")
+    })
+}
+
+fn nothing(key: &str, next: &str) -> Failure {
+    Failure::config(format!("{key} is 0"))
+        .cause("nothing at all could be served")
+        .next(next)
 }
 
 /// `30s`, `5m`, `500ms`: one number and its unit.
@@ -178,6 +207,31 @@ mod tests {
         let (_, block) = page.split_once("```yaml\n").unwrap();
         let (block, _) = block.split_once("```").unwrap();
         Config::from_text(block).unwrap();
+    }
+
+    #[test]
+    fn what_lets_nobody_in_is_refused_with_its_key() {
+        let with = |line: &str| Config::from_text(&format!("{TEXT}{line}\n"));
+        for (line, what) in [
+            ("log_level: verbose", "log_level is \"verbose\""),
+            ("stale_limit: 0s", "stale_limit is 0"),
+            ("stale_limit: 9999999999999h", "stale_limit"),
+            ("limits: {hello_timeout: 0s}", "limits.hello_timeout is 0"),
+            (
+                "limits: {handshake_timeout: 0ms}",
+                "limits.handshake_timeout is 0",
+            ),
+            ("limits: {stall_timeout: 0s}", "limits.stall_timeout is 0"),
+            ("limits: {pending: 0}", "limits.pending is 0"),
+            ("limits: {sockets: 0}", "limits.sockets is 0"),
+        ] {
+            let failure = with(line).unwrap_err();
+            assert_eq!(failure.exit(), process::Exit::Config);
+            let said = failure.to_string();
+            assert!(said.starts_with(what) && said.contains("next: "), "{said}");
+        }
+        let config = with("shutdown_timeout: 0s").unwrap();
+        assert_eq!(config.limits.drain, Duration::ZERO);
     }
 
     #[test]

@@ -1,33 +1,34 @@
 //! Tunnels from a file: an edge without a control plane, for one tunnel and one shared secret, and for
-//! tests. The file holds digests and no secret; it is hashed every 250 ms and taken as a whole, or not.
+//! tests. The file holds digests and no secret; it is hashed every 250 ms together with the files that it
+//! names, and taken as a whole, or not. Who may call is checked as the Tunnels API checks it.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use ipnet::IpNet;
+use pki::Certificate;
 use process::{Failure, Tasks};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use thiserror::Error;
-use tokio_rustls::rustls;
 
 use crate::access::{Access, AccessSettings, BadClientCa, Limits};
+use crate::ca_files::{self, CaFileError};
 use crate::directory::{CredentialEntry, Directory, Standing, TunnelEntry};
+use crate::state::check_access;
 
-/// How often the file is read.
+/// How often the files are read.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// Between the two readings that have to agree.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// Why the file was not taken.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its own text")]
 pub enum FixedError {
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     Unreadable {
         path: PathBuf,
-        #[source]
         error: std::io::Error,
     },
     #[error("not the YAML of a list of tunnels: {0}")]
@@ -40,8 +41,24 @@ pub enum FixedError {
         text: String,
         what: &'static str,
     },
+    #[error("tunnel {tunnel:?}: access.client_ca_files: {error}")]
+    ClientCaFile { tunnel: String, error: CaFileError },
+    #[error("tunnel {tunnel:?}: access.{why}")]
+    Access { tunnel: String, why: String },
     #[error(transparent)]
     ClientCa(#[from] BadClientCa),
+}
+
+impl FixedError {
+    /// The next thing to do.
+    fn next(&self) -> &'static str {
+        match self {
+            Self::ClientCaFile { .. } | Self::ClientCa(_) => {
+                "write the PEM certificates of one or two CAs there, or take the file off the list"
+            }
+            _ => "mend the file, docs/edge.md lists its keys",
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,37 +113,52 @@ struct RawAccess {
 pub struct Fixed {
     path: PathBuf,
     directory: Directory,
+    taken: Taken,
+}
+
+/// What was taken last: its digest, the files that it named, its tunnels.
+struct Taken {
+    digest: Vec<u8>,
+    named: BTreeSet<PathBuf>,
+    ids: BTreeSet<String>,
 }
 
 impl Fixed {
-    /// Nothing is read yet.
-    pub fn new(path: PathBuf, directory: Directory) -> Self {
-        Self { path, directory }
-    }
-
-    /// Fills the directory for the first time.
+    /// Reads `path` and fills `directory` with what it says.
     ///
     /// # Errors
     ///
-    /// The file cannot be used; exit code 78.
-    pub fn load(&self) -> Result<(), Failure> {
-        let said = self.read().and_then(|text| parse(&text));
-        let said =
-            said.map_err(|error| Failure::config("tunnels_file cannot be used").caused_by(&error))?;
-        self.fill(said);
-        Ok(())
+    /// The file, or one that it names, cannot be used; exit code 78.
+    pub fn load(path: PathBuf, directory: Directory) -> Result<Self, Failure> {
+        let (said, taken) = read(&path).map_err(|error| {
+            let next = error.next();
+            Failure::config("tunnels_file cannot be used")
+                .caused_by(&error)
+                .next(next)
+        })?;
+        let this = Self {
+            path,
+            directory,
+            taken,
+        };
+        this.fill(said);
+        Ok(this)
     }
 
-    /// Takes up what the file says until the stop.
+    /// What is filled.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Takes up what the files say until the stop.
     ///
     /// # Errors
     ///
     /// None: what cannot be used is logged once, and what was last good stays.
-    pub async fn watch(self, tasks: Tasks) -> Result<(), Failure> {
-        let (mut taken, mut said) = (None, String::new());
-        let mut known = BTreeSet::new();
+    pub async fn watch(mut self, tasks: Tasks) -> Result<(), Failure> {
+        let mut said = String::new();
         while !tasks.is_stopping() {
-            let error = match self.look(&mut taken, &mut known) {
+            let error = match self.look().await {
                 Ok(()) => String::new(),
                 Err(error) => error.to_string(),
             };
@@ -142,25 +174,22 @@ impl Fixed {
         Ok(())
     }
 
-    fn look(
-        &self,
-        taken: &mut Option<Vec<u8>>,
-        known: &mut BTreeSet<String>,
-    ) -> Result<(), FixedError> {
-        let text = self.read()?;
-        let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        if taken.as_deref() == Some(digest.as_ref()) {
+    async fn look(&mut self) -> Result<(), FixedError> {
+        let seen = digest(&self.path, &self.taken.named);
+        if seen == self.taken.digest {
             return Ok(());
         }
-        let said = parse(&text)?;
-        let ids: BTreeSet<_> = said.entries.iter().map(|entry| entry.id.clone()).collect();
-        for gone in known.difference(&ids) {
+        tokio::time::sleep(SETTLE).await;
+        if digest(&self.path, &self.taken.named) != seen {
+            // Somebody is writing: it is looked at again in a moment.
+            return Ok(());
+        }
+        let (said, taken) = read(&self.path)?;
+        for gone in self.taken.ids.difference(&taken.ids) {
             self.directory.remove(gone);
         }
+        self.taken = taken;
         self.fill(said);
-        tracing::info!(tunnels = ids.len(), "tunnels taken");
-        *known = ids;
-        *taken = Some(digest.as_ref().to_vec());
         Ok(())
     }
 
@@ -169,13 +198,62 @@ impl Fixed {
         said.entries
             .into_iter()
             .for_each(|entry| self.directory.put(entry));
+        tracing::info!(tunnels = self.taken.ids.len(), "tunnels taken");
     }
+}
 
-    fn read(&self) -> Result<String, FixedError> {
-        std::fs::read_to_string(&self.path).map_err(|error| FixedError::Unreadable {
-            path: self.path.clone(),
-            error,
-        })
+/// The file at `path` and all that it names, as they are now.
+fn read(path: &Path) -> Result<(Said, Taken), FixedError> {
+    let text = std::fs::read_to_string(path).map_err(|error| FixedError::Unreadable {
+        path: path.to_owned(),
+        error,
+    })?;
+    let options = serde_saphyr::options! { with_snippet: false };
+    let raw: Raw = serde_saphyr::from_str_with_options(&text, options)
+        .map_err(|error| FixedError::Syntax(error.to_string()))?;
+    let mut cas = BTreeMap::new();
+    for tunnel in &raw.tunnels {
+        for file in &tunnel.access.client_ca_files {
+            let content =
+                ca_files::read(file).map_err(|error| client_ca_file(&tunnel.id, error))?;
+            cas.insert(file.clone(), content);
+        }
+    }
+    let contents = cas.values().map(|content| Some(content.as_slice()));
+    let digest = digest_of(std::iter::once(Some(text.as_bytes())).chain(contents));
+    let said = parse(raw, &cas)?;
+    let ids = said.entries.iter().map(|entry| entry.id.clone()).collect();
+    let taken = Taken {
+        digest,
+        named: cas.into_keys().collect(),
+        ids,
+    };
+    Ok((said, taken))
+}
+
+/// Of the file at `path` and those that it named when it was taken.
+fn digest(path: &Path, named: &BTreeSet<PathBuf>) -> Vec<u8> {
+    let files = std::iter::once(path).chain(named.iter().map(PathBuf::as_path));
+    let contents: Vec<_> = files.map(|file| std::fs::read(file).ok()).collect();
+    digest_of(contents.iter().map(Option::as_deref))
+}
+
+/// Of contents in their order; `None`: one that cannot be read.
+fn digest_of<'a>(contents: impl Iterator<Item = Option<&'a [u8]>>) -> Vec<u8> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for content in contents {
+        // The length, so that what moves from one file to the next is seen.
+        let length = content.map_or(-1, |content| i128::try_from(content.len()).unwrap_or(-1));
+        context.update(&length.to_be_bytes());
+        context.update(content.unwrap_or_default());
+    }
+    context.finish().as_ref().to_vec()
+}
+
+fn client_ca_file(tunnel: &str, error: CaFileError) -> FixedError {
+    FixedError::ClientCaFile {
+        tunnel: tunnel.to_owned(),
+        error,
     }
 }
 
@@ -185,10 +263,8 @@ struct Said {
     entries: Vec<TunnelEntry>,
 }
 
-fn parse(text: &str) -> Result<Said, FixedError> {
-    let options = serde_saphyr::options! { with_snippet: false };
-    let raw: Raw = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| FixedError::Syntax(error.to_string()))?;
+/// `cas`: what the files that it names hold.
+fn parse(raw: Raw, cas: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Said, FixedError> {
     let mut seen = BTreeSet::new();
     let entries = raw.tunnels.into_iter().map(|raw| {
         let domain = raw.domain.trim_matches('.').to_ascii_lowercase();
@@ -200,7 +276,7 @@ fn parse(text: &str) -> Result<Said, FixedError> {
         let credentials = raw.secrets.iter().map(|secret| credential(&raw.id, secret));
         Ok(TunnelEntry {
             credentials: credentials.collect::<Result<_, _>>()?,
-            access: access(&raw.id, &raw.access)?,
+            access: access(&raw.id, &raw.access, cas)?,
             standing: if raw.suspended {
                 Standing::Suspended
             } else {
@@ -241,38 +317,51 @@ fn credential(tunnel: &str, raw: &RawSecret) -> Result<CredentialEntry, FixedErr
     })
 }
 
-fn access(tunnel: &str, raw: &RawAccess) -> Result<Access, FixedError> {
+fn access(
+    tunnel: &str,
+    raw: &RawAccess,
+    cas: &BTreeMap<PathBuf, Vec<u8>>,
+) -> Result<Access, FixedError> {
     let mut certificates = Vec::new();
     for path in &raw.client_ca_files {
-        let text = std::fs::read(path).map_err(|error| FixedError::Unreadable {
-            path: path.clone(),
-            error,
-        })?;
-        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-        certificates.extend(read.map_err(|_| FixedError::Value {
-            tunnel: tunnel.to_owned(),
-            text: path.display().to_string(),
-            what: "PEM file of certificates",
-        })?);
+        let content = cas.get(path).map(Vec::as_slice).unwrap_or_default();
+        let read = ca_files::parse(path, content);
+        certificates.extend(read.map_err(|error| client_ca_file(tunnel, error))?);
     }
-    let cidrs = raw.cidrs.iter().map(|text| {
-        text.parse::<IpNet>().map_err(|_| FixedError::Value {
-            tunnel: tunnel.to_owned(),
-            text: text.clone(),
-            what: "network",
-        })
-    });
+    if certificates.len() > ca_files::MOST {
+        let error = CaFileError::TooMany(certificates.len());
+        return Err(client_ca_file(tunnel, error));
+    }
+    let lower = |text: &String| text.to_ascii_lowercase();
+    let list = api::Access {
+        client_ca_certificates: certificates.iter().map(Certificate::to_pem).collect(),
+        clients: raw.clients.clone(),
+        denied: raw.denied.iter().map(lower).collect(),
+        cidrs: raw.cidrs.clone(),
+        asns: raw.asns.clone(),
+        limits: api::Limits {
+            streams: raw.streams,
+            connections_per_minute: raw.connections_per_minute,
+        },
+        enforced: None,
+    };
+    check_access(&list).map_err(|why| FixedError::Access {
+        tunnel: tunnel.to_owned(),
+        // The key is called otherwise here.
+        why: why.replace("client_ca_certificates", "client_ca_files"),
+    })?;
     let limits = Limits::default();
     Ok(Access::new(AccessSettings {
-        client_ca_certificates: certificates,
-        clients: raw.clients.clone(),
-        denied: raw
-            .denied
+        client_ca_certificates: certificates.iter().map(|ca| ca.der().clone()).collect(),
+        clients: list.clients,
+        denied: list.denied.into_iter().collect(),
+        // Checked above.
+        cidrs: list
+            .cidrs
             .iter()
-            .map(|text| text.to_ascii_lowercase())
+            .filter_map(|text| text.parse().ok())
             .collect(),
-        cidrs: cidrs.collect::<Result<_, _>>()?,
-        asns: raw.asns.iter().copied().collect(),
+        asns: list.asns.into_iter().collect(),
         limits: Limits {
             streams: raw.streams.unwrap_or(limits.streams),
             connections_per_minute: raw
@@ -280,4 +369,110 @@ fn access(tunnel: &str, raw: &RawAccess) -> Result<Access, FixedError> {
                 .unwrap_or(limits.connections_per_minute),
         },
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pki::{Authority, AuthorityProfile};
+    use process::{Clock, SystemClock};
+
+    use super::*;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn write(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        }
+
+        /// A file of one tunnel with these lines of `access`; FOLDER stands for the folder.
+        fn load(&self, access: &str) -> Result<Fixed, Failure> {
+            let access = access.replace("FOLDER", &self.0.path().display().to_string());
+            let text =
+                format!("tunnels: [{{id: tnl_1, domain: t.example, access: {{{access}}}}}]\n");
+            let path = self.write("tunnels.yaml", &text);
+            let directory = Directory::new(String::new(), Arc::new(SystemClock), None);
+            Fixed::load(path, directory)
+        }
+
+        fn refused(&self, access: &str) -> String {
+            let failure = self.load(access).err().expect(access);
+            assert_eq!(failure.exit(), process::Exit::Config);
+            failure.to_string()
+        }
+    }
+
+    fn ca() -> String {
+        let now = SystemClock.wall();
+        let ca = Authority::generate(&AuthorityProfile::client("CA"), now).unwrap();
+        ca.certificate().to_pem()
+    }
+
+    #[test]
+    fn a_client_ca_file_without_a_certificate_is_refused_and_never_means_that_none_is_asked_for() {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        let empty = folder.write("empty.pem", "");
+        assert_eq!(
+            folder.refused("client_ca_files: [FOLDER/empty.pem], cidrs: ['127.0.0.0/8']"),
+            format!(
+                "tunnels_file cannot be used\n  cause: tunnel \"tnl_1\": access.client_ca_files: {} \
+                 holds no certificate\n  next: write the PEM certificates of one or two CAs there, or \
+                 take the file off the list",
+                empty.display()
+            )
+        );
+        folder.write("ca.pem", &ca());
+        let fixed = folder.load("client_ca_files: [FOLDER/ca.pem]").unwrap();
+        let entry = fixed.directory().tunnel("tnl_1").unwrap();
+        assert!(entry.access.has_client_rules());
+    }
+
+    #[test]
+    fn the_file_is_checked_as_the_tunnels_api_checks_what_is_put() {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        folder.write("ca.pem", &ca());
+        folder.write("three.pem", &[ca(), ca(), ca()].concat());
+        for (access, what) in [
+            ("client_ca_files: [FOLDER/absent.pem]", "cannot read"),
+            ("client_ca_files: [FOLDER/three.pem]", "hold 3 certificates"),
+            (
+                "client_ca_files: [FOLDER/ca.pem], denied: ['AB:CD:EF']",
+                "access.denied[0]: must be 64",
+            ),
+            ("cidrs: ['192.0.2.17/24']", "access.cidrs[0]: must be"),
+            ("cidrs: ['192.0.2.0/24'], asns: [0]", "access.asns"),
+            ("cidrs: ['192.0.2.0/24'], streams: 0", "access.limits"),
+        ] {
+            let said = folder.refused(access);
+            assert!(said.contains(what), "{said} for {what}");
+        }
+        let upper = format!(
+            "client_ca_files: [FOLDER/ca.pem], denied: ['{}']",
+            "AB".repeat(32)
+        );
+        folder.load(&upper).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_ca_file_that_is_replaced_counts_and_a_broken_one_changes_nothing() {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        folder.write("ca.pem", &ca());
+        let fixed = folder.load("client_ca_files: [FOLDER/ca.pem]").unwrap();
+        let directory = fixed.directory().clone();
+        let access = || directory.tunnel("tnl_1").unwrap().access.clone();
+        let tasks = Tasks::new();
+        tasks.essential("tunnels", fixed.watch(tasks.clone()));
+        let before = access();
+        folder.write("ca.pem", "");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(Access::is_same(&before, &access()), "the last good one");
+        folder.write("ca.pem", &ca());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!Access::is_same(&before, &access()), "taken");
+        tasks.stop();
+    }
 }

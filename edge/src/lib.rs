@@ -10,6 +10,7 @@ pub mod asn;
 pub mod assertion;
 pub mod backed;
 mod base64url;
+pub mod ca_files;
 pub mod command;
 pub mod config;
 pub mod directory;
@@ -17,6 +18,7 @@ pub mod fill;
 pub mod fixed;
 pub mod pinned;
 pub mod plane;
+pub mod prepare;
 pub mod relay;
 pub mod state;
 #[cfg(test)]
@@ -30,13 +32,14 @@ use process::{Clock, Drained, Exit, Failure, Health, SystemClock, Tasks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use asn::Asns;
 use backed::Backed;
+use ca_files::OwnCas;
 use command::ServeArguments;
 use config::Config;
 use directory::Directory;
 use fixed::Fixed;
-use relay::{Answer, Front, Relay, Serving};
+use prepare::Prepared;
+use relay::{Answer, Relay, Serving};
 
 /// What is cut at the end of a drain has this long to leave.
 const LEAVE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -50,16 +53,16 @@ pub async fn serve(options: ServeArguments, tasks: Tasks) -> Result<(), Failure>
     let config = Config::load(&options.config)?;
     process::log::init(&config.log_level)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let front = Front::load(&config.certificate, &config.key).map_err(|error| {
-        Failure::config("the edge's own certificate cannot be served")
-            .caused_by(&error)
-            .next("write a PEM chain and its key there")
-    })?;
-    let (directory, answer) = tunnels(&config, &options, clock, &tasks).await?;
-    let asns = config.asns.clone().map(Asns::load).transpose();
-    let asns =
-        asns.map_err(|error| Failure::config("asn_file cannot be used").caused_by(&error))?;
-    let asns = asns.unwrap_or_default();
+    let Prepared {
+        front,
+        cas,
+        asns,
+        tunnels,
+    } = Prepared::load(&config, instance(), clock.clone())?;
+    let (directory, answer) = match tunnels {
+        Some(fixed) => from_file(fixed, &tasks),
+        None => from_state(&config, &options, cas, clock, &tasks).await?,
+    };
     let told = directory.clone();
     tasks.essential(
         "asns",
@@ -72,7 +75,7 @@ pub async fn serve(options: ServeArguments, tasks: Tasks) -> Result<(), Failure>
     let relay = Relay {
         name: config.name.clone(),
         front: front.clone(),
-        directory,
+        directory: directory.clone(),
         asns,
         answer,
         limits,
@@ -82,7 +85,10 @@ pub async fn serve(options: ServeArguments, tasks: Tasks) -> Result<(), Failure>
     let serving = relay.prepare();
     let probed = Tasks::new();
     let bound = bind(config.health, "the health listener").await?;
-    probed.essential("health", page(&serving).serve(bound, probed.clone()));
+    probed.essential(
+        "health",
+        page(&serving, directory, tasks.clone()).serve(bound, probed.clone()),
+    );
     tasks.essential("front", front.watch(tasks.clone()));
     tasks.essential("relay", serving.serve(listener));
     tracing::info!(listen = %config.listen, name = config.name, "edge serves");
@@ -101,25 +107,23 @@ pub async fn serve(options: ServeArguments, tasks: Tasks) -> Result<(), Failure>
     tasks.failure().or(probed.failure()).map_or(Ok(()), Err)
 }
 
-/// Which tunnels there are: from a file, or from the state with the Tunnels API in front of it.
-async fn tunnels(
+/// Tunnels from a file, and no Tunnels API.
+fn from_file(fixed: Fixed, tasks: &Tasks) -> (Directory, Answer) {
+    let directory = fixed.directory().clone();
+    tasks.essential("tunnels", fixed.watch(tasks.clone()));
+    (directory, nobody())
+}
+
+/// Tunnels from the state, with the Tunnels API in front of it.
+async fn from_state(
     config: &Config,
     options: &ServeArguments,
+    cas: OwnCas,
     clock: Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<(Directory, Answer), Failure> {
-    if let Some(file) = &config.tunnels {
-        let directory = Directory::new(instance(), clock, None);
-        let fixed = Fixed::new(file.clone(), directory.clone());
-        fixed.load()?;
-        tasks.essential("tunnels", fixed.watch(tasks.clone()));
-        return Ok((directory, nobody()));
-    }
-    let files = config.ca_files.clone();
-    let cas = Arc::new(move || {
-        let texts = files.iter().map(std::fs::read_to_string);
-        texts.filter_map(Result::ok).collect()
-    });
+    tasks.essential("ca_files", cas.clone().watch(tasks.clone()));
+    let cas = Arc::new(move || cas.texts());
     let stale = config.stale_limit;
     let backed = Backed::open(&options.state, &config.name, instance(), cas, stale, clock).await?;
     let (directory, answer) = (backed.directory.clone(), backed.answer.clone());
@@ -135,10 +139,22 @@ async fn bind(addr: std::net::SocketAddr, who: &str) -> Result<TcpListener, Fail
     })
 }
 
-fn page(serving: &Serving) -> Health {
+/// Not ready: new work is refused, or soon will be.
+fn page(serving: &Serving, directory: Directory, tasks: Tasks) -> Health {
     let serving = serving.clone();
     Health {
-        reasons: Arc::new(Vec::new),
+        reasons: Arc::new(move || {
+            let stale = "stale: the database has not answered for stale_limit, new work is refused";
+            let stopping = "stopping: what runs is drained, nothing new is accepted";
+            let mut reasons = Vec::new();
+            if directory.is_stale() {
+                reasons.push(stale.to_owned());
+            }
+            if tasks.is_stopping() {
+                reasons.push(stopping.to_owned());
+            }
+            reasons
+        }),
         notes: Arc::new(Vec::new),
         metrics: Arc::new(move || {
             let mut page = Exposition::default();

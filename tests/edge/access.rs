@@ -162,6 +162,27 @@ async fn refusals_on_the_agents_door_carry_their_reason_and_denials_count_at_eac
 }
 
 #[tokio::test]
+async fn a_client_ca_file_that_is_replaced_counts_within_a_second_and_a_broken_one_does_not() {
+    let clients = "client_ca_files: [FOLDER/client-ca.pem]";
+    let stand = Stand::start(1, clients).await;
+    let good = stand.issuer.client("agent.example");
+    assert_eq!(connect(&stand, Some(&good), "up.t.example").await.0, 200);
+    stand.replace("client-ca.pem", "");
+    stand.edge.logs("holds no certificate", 1).await;
+    assert_eq!(connect(&stand, Some(&good), "up.t.example").await.0, 200);
+    assert_eq!(connect(&stand, None, "up.t.example").await.0, 403);
+    let other = crate::rig::Issuer::new();
+    let begun = Instant::now();
+    stand.replace("client-ca.pem", &other.client_ca_pem());
+    stand.edge.logs("tunnels taken", 2).await;
+    assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+    let (status, text) = connect(&stand, Some(&good), "up.t.example").await;
+    assert!(status == 403 && text.contains("unknown_ca"), "{text}");
+    let new = other.client("agent.example");
+    assert_eq!(connect(&stand, Some(&new), "up.t.example").await.0, 200);
+}
+
+#[tokio::test]
 async fn a_connect_for_one_name_does_not_open_another() {
     let clients = "client_ca_files: [FOLDER/client-ca.pem]";
     let stand = Stand::start(1, clients).await;

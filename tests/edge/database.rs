@@ -141,6 +141,8 @@ async fn without_its_database_an_edge_keeps_what_runs_and_soon_refuses_what_is_n
         (world.call(domain).await == 0).then_some(())
     })
     .await;
+    let page = world.edge.page("/readyz").await.unwrap();
+    assert!(page.starts_with("not ready\nstale: "), "{page}");
     let bearer = format!("authorization: Bearer {token}");
     let (status, _) = world.api("/v1/tunnels", &["-H", &bearer]).await;
     assert_eq!(status, 503);
@@ -164,6 +166,16 @@ async fn without_its_database_an_edge_keeps_what_runs_and_soon_refuses_what_is_n
     })
     .await;
     assert_eq!(world.edge.metric("keyward_edge_links").await, 2);
+    world.edge.ready().await;
+
+    // The stream of events is still open, so it drains.
+    let id = rustix::process::Pid::from_raw(world.edge.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(id, Signal::TERM).unwrap();
+    until("that it stops on its page", async || {
+        let page = world.edge.page("/readyz").await?;
+        page.starts_with("not ready\nstopping: ").then_some(())
+    })
+    .await;
 }
 
 /// Makes tunnels as fast as the edge answers: what it answered.

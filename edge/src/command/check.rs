@@ -1,5 +1,6 @@
-//! `keyward-edge check`: reads a configuration as `serve` would, and says what it means and what it needs.
+//! `keyward-edge check`: reads a configuration as `serve` does, and says what it means and what it needs.
 //!
+//! Both begin with the same [`Prepared`], so that what passes here is what `serve` takes.
 //! Nothing is opened but files: not the state, which `serve` would bring forward, and no socket.
 
 use std::path::PathBuf;
@@ -10,11 +11,9 @@ use serde_json::{Value, json};
 
 use super::open::StateOptions;
 use super::output;
-use crate::asn::AsnTable;
 use crate::config::Config;
-use crate::directory::Directory;
-use crate::fixed::Fixed;
-use crate::relay::Front;
+use crate::prepare::Prepared;
+use crate::relay::leaf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -37,63 +36,46 @@ pub(super) fn run(arguments: &Arguments, options: &StateOptions) -> Result<(), F
 
 /// The configuration with every default written out, once everything that it names was read.
 fn checked(config: &Config, options: &StateOptions) -> Result<Value, Failure> {
-    Front::load(&config.certificate, &config.key).map_err(|error| {
-        Failure::config("the edge's own certificate cannot be served").caused_by(&error)
-    })?;
-    if let Some(file) = &config.asns {
-        AsnTable::load(file)
-            .map_err(|error| Failure::config("asn_file cannot be used").caused_by(&error))?;
-    }
-    if let Some(file) = &config.tunnels {
-        let directory = Directory::new(String::new(), Arc::new(SystemClock), None);
-        Fixed::new(file.clone(), directory).load()?;
-    }
+    let prepared = Prepared::load(config, String::new(), Arc::new(SystemClock))?;
     let tunnels = match &config.tunnels {
         Some(file) => json!({ "file": file }),
         None => json!({ "state": options.state, "database": database(options)? }),
     };
+    let limits = &config.limits;
+    let seconds = |duration: std::time::Duration| duration.as_secs_f64();
     Ok(json!({
         "name": config.name,
         "listen_addr": config.listen,
         "health": config.health,
-        "certificate": certificate(config)?,
+        "certificate": certificate(config, &prepared)?,
         "tunnels": tunnels,
         "asn_file": config.asns,
         "log_level": config.log_level,
-        "shutdown_timeout_seconds": config.limits.drain.as_secs_f64(),
-        "stale_limit_seconds": config.stale_limit.as_secs_f64(),
+        "shutdown_timeout_seconds": seconds(limits.drain),
+        "stale_limit_seconds": seconds(config.stale_limit),
+        "limits": {
+            "hello_timeout_seconds": seconds(limits.hello),
+            "handshake_timeout_seconds": seconds(limits.handshake),
+            "stall_timeout_seconds": seconds(limits.stall),
+            "pending": limits.pending,
+            "sockets": limits.sockets,
+        },
     }))
 }
 
-/// What it says of itself, and which names of the edge it does not cover.
-fn certificate(config: &Config) -> Result<Value, Failure> {
-    let text = output::read(&config.certificate)?;
-    // The first of the chain is the edge's own (RFC 8446 section 4.4.2).
-    let end = "-----END CERTIFICATE-----";
-    let first = text.split_inclusive(end).next().unwrap_or_default();
-    let leaf = pki::Certificate::from_pem(first).map_err(|error| {
-        Failure::config("the edge's own certificate cannot be read").caused_by(&error)
-    })?;
-    let wildcard = format!("*.{}", config.name);
-    let uncovered: Vec<String> = ["api", "agents"]
-        .map(|label| format!("{label}.{}", config.name))
-        .into_iter()
-        .filter(|name| {
-            let names = leaf.dns_names();
-            !names
-                .iter()
-                .any(|known| known == name || *known == wildcard)
-        })
-        .collect();
-    if !uncovered.is_empty() {
-        let what = format!(
-            "the edge's own certificate does not cover {}",
-            uncovered.join(", ")
-        );
-        return Err(Failure::config(what).next("issue one for api. and agents. before its name"));
-    }
+/// Where it is, and what it says of itself.
+fn certificate(config: &Config, prepared: &Prepared) -> Result<Value, Failure> {
+    let unusable = |error: &dyn std::error::Error| {
+        Failure::config("the edge's own certificate cannot be read").caused_by(error)
+    };
+    let chain = std::fs::read(&config.certificate).map_err(|error| unusable(&error))?;
+    let leaf = leaf(&chain).map_err(|error| unusable(&error))?;
     let end = leaf.validity().not_after_unix();
     Ok(json!({
+        "cert_file": config.certificate,
+        "key_file": config.key,
+        "ca_files": config.ca_files,
+        "ca_certificates": prepared.cas.texts().len(),
         "sha256": leaf.fingerprint().to_string(),
         "names": leaf.dns_names(),
         "not_after": api::Timestamp::from_seconds(end),

@@ -5,13 +5,14 @@
 //! proves possession of its key only: whether it may call is decided for each CONNECT, against the tunnel
 //! that is named there. So nothing is resumed there either.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use process::{Failure, Tasks};
+use process::{Clock, Failure, Tasks};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -33,14 +34,20 @@ const SETTLE: Duration = Duration::from_millis(20);
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its own text")]
 pub enum FrontError {
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
     #[error("no PEM certificate chain")]
     NoCertificate,
     #[error("no PEM private key")]
     NoKey,
-    #[error("certificate and key cannot be served")]
-    Unusable(#[source] rustls::Error),
+    #[error("certificate and key cannot be served: {0}")]
+    Unusable(rustls::Error),
+    #[error("the certificate cannot be read")]
+    Unknown,
+    #[error("the certificate does not cover {0}")]
+    Uncovered(String),
+    #[error("the certificate has expired")]
+    Expired,
 }
 
 /// Both configurations of one certificate.
@@ -54,7 +61,57 @@ pub(super) struct Served {
 #[derive(Clone, Debug)]
 pub struct Front {
     served: watch::Sender<Arc<Served>>,
-    files: Option<(PathBuf, PathBuf)>,
+    files: Option<Arc<Files>>,
+}
+
+/// Where the pair is, and what it has to be good for.
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    edge: String,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files")
+            .field("certificate", &self.certificate)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Files {
+    fn load(&self) -> Result<Served, FrontError> {
+        let chain = read(&self.certificate)?;
+        let served = served(&chain, &read(&self.key)?)?;
+        let leaf = leaf(&chain)?;
+        let wildcard = format!("*.{}", self.edge);
+        let covers = |name: &str| {
+            let mut names = leaf.dns_names().iter();
+            names.any(|known| {
+                known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(&wildcard)
+            })
+        };
+        let names = ["api", "agents"].map(|label| format!("{label}.{}", self.edge));
+        let uncovered: Vec<String> = names.into_iter().filter(|name| !covers(name)).collect();
+        if !uncovered.is_empty() {
+            return Err(FrontError::Uncovered(uncovered.join(", ")));
+        }
+        // A clock that is slow must not keep an edge from starting; one that is over is over.
+        if leaf.validity().ended_before(self.clock.wall()) {
+            return Err(FrontError::Expired);
+        }
+        Ok(served)
+    }
+}
+
+/// The edge's own certificate, which stands first (RFC 8446 section 4.4.2).
+pub(crate) fn leaf(chain: &[u8]) -> Result<pki::Certificate, FrontError> {
+    let first = CertificateDer::pem_slice_iter(chain).next();
+    let first = first
+        .and_then(Result::ok)
+        .ok_or(FrontError::NoCertificate)?;
+    pki::Certificate::from_der(first.to_vec()).map_err(|_| FrontError::Unknown)
 }
 
 impl Front {
@@ -75,12 +132,23 @@ impl Front {
     ///
     /// # Errors
     ///
-    /// They cannot be read, or what they hold cannot be served.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, FrontError> {
-        let served = served(&read(certificate)?, &read(key)?)?;
+    /// They cannot be read, or what they hold cannot be served: the certificate is over, or does not
+    /// cover `api.` and `agents.` before `edge`.
+    pub fn load(
+        certificate: &Path,
+        key: &Path,
+        edge: &str,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, FrontError> {
+        let files = Files {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            edge: edge.to_owned(),
+            clock,
+        };
         Ok(Self {
-            served: watch::Sender::new(Arc::new(served)),
-            files: Some((certificate.to_owned(), key.to_owned())),
+            served: watch::Sender::new(Arc::new(files.load()?)),
+            files: Some(Arc::new(files)),
         })
     }
 
@@ -127,7 +195,7 @@ impl Front {
     }
 
     async fn look(&self, taken: &mut Option<Vec<u8>>) -> Result<(), FrontError> {
-        let Some((certificate, key)) = &self.files else {
+        let Some(files) = &self.files else {
             return Ok(());
         };
         let first = self.digest()?;
@@ -139,8 +207,7 @@ impl Front {
             // Somebody is writing: it is looked at again in a moment.
             return Ok(());
         }
-        let served = served(&read(certificate)?, &read(key)?)?;
-        self.served.send_replace(Arc::new(served));
+        self.served.send_replace(Arc::new(files.load()?));
         tracing::info!("front certificate swapped");
         *taken = Some(first);
         Ok(())
@@ -148,7 +215,8 @@ impl Front {
 
     fn digest(&self) -> Result<Vec<u8>, FrontError> {
         let mut context = digest::Context::new(&digest::SHA256);
-        for path in self.files.iter().flat_map(|(one, other)| [one, other]) {
+        let paths = self.files.iter();
+        for path in paths.flat_map(|files| [&files.certificate, &files.key]) {
             context.update(&read(path)?);
         }
         Ok(context.finish().as_ref().to_vec())

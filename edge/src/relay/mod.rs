@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use answer::json as json_answer;
 pub use answer::{Answer, Body, no_such_path};
+pub(crate) use front::leaf;
 pub use front::{Front, FrontError};
 
 use crate::asn::Asns;

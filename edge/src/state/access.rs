@@ -90,7 +90,8 @@ pub(super) fn versioned((version, document): (i64, String)) -> Versioned {
     }
 }
 
-fn check(access: &api::Access) -> Result<(), String> {
+/// Whether a list can be put: names the entry that cannot.
+pub(crate) fn check(access: &api::Access) -> Result<(), String> {
     if access.client_ca_certificates.len() > 2 {
         return Err("client_ca_certificates: at most two".to_owned());
     }

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use sqlx::{Any, AnyPool, Transaction};
 
 pub use access::Versioned;
+pub(crate) use access::check as check_access;
 pub use audit::{Audited, Entry, Outcome};
 pub use backup::BackupError;
 pub use bundle::CheckedBundle;

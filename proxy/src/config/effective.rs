@@ -4,6 +4,10 @@ use std::fmt::Write;
 
 use super::{Config, RouteSource, value::write_duration};
 
+/// What the switch means. Whom the edge lets in is not known here.
+const OPEN: &str = "whoever runs the edge, and whoever it lets in, can call: give the tunnel client rules or \
+    networks at the edge, or set this to false and tls.client_ca";
+
 pub(super) fn write(config: &Config) -> String {
     let mut page = Page(String::new());
     page.line(0, "log_level", &config.log_level);
@@ -96,6 +100,9 @@ fn carriers(page: &mut Page, config: &Config) {
     }
     let switch = edge.allow_without_client_certificate;
     page.line(2, "allow_without_client_certificate", &switch.to_string());
+    if switch {
+        page.note(2, OPEN);
+    }
 }
 
 fn credential(page: &mut Page, config: &Config) {
@@ -164,6 +171,10 @@ impl Page {
 
     fn line(&mut self, depth: usize, key: &str, value: &str) {
         let _ = writeln!(self.0, "{:1$}{key}: {value}", "", depth * 2);
+    }
+
+    fn note(&mut self, depth: usize, text: &str) {
+        let _ = writeln!(self.0, "{:1$}# {text}", "", depth * 2);
     }
 
     fn text(&mut self, depth: usize, key: &str, value: &str) {

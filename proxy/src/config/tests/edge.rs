@@ -76,7 +76,11 @@ fn mutual_inner_tls_is_required_unless_the_switch_is_named() {
     assert!(refusal(&open).contains("whoever runs the edge could call"));
     let switched = format!("{GOOD}, allow_without_client_certificate: true");
     let switched = file(&switched).replace(", client_ca: /d", "");
-    Config::from_text(&switched, None).expect("the switch is named");
+    let config = Config::from_text(&switched, None).expect("the switch is named");
+    let note = "# whoever runs the edge, and whoever it lets in, can call";
+    assert!(config.effective().contains(note));
+    let closed = Config::from_text(&file(GOOD), None).unwrap().effective();
+    assert!(!closed.contains(note));
 }
 
 #[test]
