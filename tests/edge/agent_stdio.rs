@@ -306,6 +306,11 @@ async fn what_the_server_refuses_is_an_error_that_says_why() {
                 r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32020,"message":"no header"}}"#,
             ),
             Some(3) => said(500, "text/plain", None, "out of order"),
+            Some(4) => said(200, "application/json", None, r#"{"path":"/path"}"#),
+            Some(5) => {
+                let text = "data: {\"path\":1}\n\n";
+                said(200, "text/event-stream", None, text)
+            }
             _ => said(200, "text/html", None, "<html>"),
         }
     })
@@ -316,7 +321,9 @@ async fn what_the_server_refuses_is_an_error_that_says_why() {
         (1, "sign in"),
         (2, "no header"),
         (3, "out of order"),
-        (4, "neither JSON"),
+        (4, "no answer of JSON-RPC"),
+        (5, "ended before the answer"),
+        (6, "neither JSON"),
     ] {
         client
             .say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#))
@@ -332,7 +339,7 @@ async fn what_the_server_refuses_is_an_error_that_says_why() {
     })
     .await;
     client
-        .say(r#"{"jsonrpc":"2.0","id":5,"method":"ping"}"#)
+        .say(r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#)
         .await;
     let heard = client.hears().await;
     assert_eq!(heard["error"]["data"]["layer"], "edge policy", "{heard}");

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::{BodyExt, Limited};
 use process::Tasks;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use super::super::link::Answer;
 use super::super::pool::Pool;
 use super::StdioTarget;
 use super::events::{Events, LONGEST};
-use super::message::{Marked, Message};
+use super::message::{Marked, Message, Said};
 use super::session::Session;
 
 /// Of an answer that is no message.
@@ -219,8 +218,16 @@ impl Bridge {
         if message.id().is_none() && (text.is_empty() || status == StatusCode::ACCEPTED) {
             return Ok(());
         }
-        serde_json::from_slice::<IgnoredAny>(&text)
-            .map_err(|_| Failed::Content("it is neither JSON nor an event stream".to_owned()))?;
+        let said = Said::read(&text)
+            .ok_or_else(|| Failed::Content("it is neither JSON nor an event stream".to_owned()))?;
+        let fits = match message.id() {
+            Some(id) => said.iter().any(|said| said.answers(id)),
+            None => said.iter().all(Said::is_message),
+        };
+        if !fits {
+            let what = "it is JSON, and no answer of JSON-RPC to this message: does the path after the route's name lead to an MCP server?";
+            return Err(Failed::Content(what.to_owned()));
+        }
         self.learn(message, &text).await;
         self.say(text.to_vec()).await;
         Ok(())

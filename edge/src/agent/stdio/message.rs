@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use process::base64;
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// Where a request of 2026-07-28 names its revision.
@@ -57,6 +58,51 @@ struct Shape {
     method: Option<String>,
     #[serde(default)]
     params: Value,
+}
+
+/// What a message of the server is, as far as it matters here.
+#[derive(Default, Deserialize)]
+pub(super) struct Said {
+    #[serde(default)]
+    jsonrpc: Value,
+    id: Option<Value>,
+    #[serde(default, deserialize_with = "is_there")]
+    method: bool,
+    #[serde(default, deserialize_with = "is_there")]
+    result: bool,
+    #[serde(default, deserialize_with = "is_there")]
+    error: bool,
+}
+
+impl Said {
+    /// The messages of a text, one or a batch; `None`: it is no JSON. What is no object is no message.
+    pub(super) fn read(text: &[u8]) -> Option<Vec<Self>> {
+        // The batch first: a list would fill the members of one in their order.
+        if let Ok(batch) = serde_json::from_slice::<Vec<Self>>(text) {
+            return Some(batch);
+        }
+        if let Ok(one) = serde_json::from_slice::<Self>(text) {
+            return Some(vec![one]);
+        }
+        let other = serde_json::from_slice::<IgnoredAny>(text).ok();
+        other.map(|_| vec![Self::default()])
+    }
+
+    /// Whether it is JSON-RPC 2.0: a request, a notification or an answer.
+    pub(super) fn is_message(&self) -> bool {
+        let answer = self.result != self.error && !self.method;
+        self.jsonrpc == "2.0" && (self.method || answer)
+    }
+
+    /// Whether it answers the request `id`.
+    pub(super) fn answers(&self, id: &Value) -> bool {
+        self.is_message() && !self.method && self.id.as_ref() == Some(id)
+    }
+}
+
+/// `null` is there, too.
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 impl Message {
@@ -245,6 +291,36 @@ mod tests {
         for bad in ["", "{}", "7", "{\"id\":1", "\"text\""] {
             assert!(Message::read(Bytes::from(bad)).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_the_server_says_is_json_rpc_or_is_not() {
+        let one = Value::from(1);
+        let answers = |text: &str| {
+            let said = Said::read(text.as_bytes()).unwrap();
+            said.iter().any(|said| said.answers(&one))
+        };
+        for good in [
+            r#"{"jsonrpc":"2.0","id":1,"result":null}"#,
+            r#"{"jsonrpc":"2.0","id":1,"error":{}}"#,
+            r#"[{"jsonrpc":"2.0","method":"m"},{"jsonrpc":"2.0","id":1,"result":{}}]"#,
+        ] {
+            assert!(answers(good), "{good}");
+        }
+        for other in [
+            r#"{"path":"/mcp"}"#,
+            r#"{"jsonrpc":"2.0","id":1}"#,
+            r#"{"jsonrpc":"2.0","id":2,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,
+            r#"{"id":1,"result":{}}"#,
+            "7",
+            "null",
+            "[]",
+        ] {
+            assert!(!answers(other), "{other}");
+        }
+        assert!(Said::read(b"<html>").is_none());
     }
 
     #[test]

@@ -5,14 +5,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
 
 use super::super::link::Answer;
 use super::call::{Bridge, Failed, is, line_of};
 use super::events::{Event, Events};
-use super::message::Message;
+use super::message::{Message, Said};
 
 /// How long a server that said nothing about it is left alone before a stream is continued.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,13 +22,6 @@ const TRIES: u32 = 5;
 enum Heard {
     Answer,
     End,
-}
-
-/// What a message of the server is, as far as it matters here.
-#[derive(Deserialize)]
-struct Said {
-    id: Option<Value>,
-    method: Option<IgnoredAny>,
 }
 
 impl Bridge {
@@ -107,7 +97,13 @@ impl Bridge {
                     continue;
                 }
                 *tries = 0;
-                let last = message.is_some_and(|message| is_answer(message, &data));
+                let said = Said::read(data.as_bytes()).unwrap_or_default();
+                if said.is_empty() || !said.iter().all(Said::is_message) {
+                    tracing::warn!("the server's event stream holds what is no JSON-RPC");
+                    continue;
+                }
+                let id = message.and_then(Message::id);
+                let last = id.is_some_and(|id| said.iter().any(|said| said.answers(id)));
                 if let Some(message) = message.filter(|_| last) {
                     self.learn(message, data.as_bytes()).await;
                 }
@@ -141,11 +137,6 @@ impl Bridge {
         }
         self.send(head, Bytes::new()).await
     }
-}
-
-fn is_answer(message: &Message, data: &str) -> bool {
-    let said: Option<Said> = serde_json::from_str(data).ok();
-    said.is_some_and(|said| said.method.is_none() && said.id.as_ref() == message.id())
 }
 
 async fn pause(events: &Events) {
