@@ -1,10 +1,14 @@
 //! Opening the database.
 
-use std::path::Path;
+use std::fs::{OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, Connection, Executor};
 use thiserror::Error;
 
@@ -16,6 +20,9 @@ const CONNECTIONS: u32 = 8;
 /// A question waits so long for a connection before the database counts as not answering.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What `SQLite` writes: the database, and what it keeps beside it while it is open.
+const BESIDE: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
 /// Why the state cannot be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -23,6 +30,15 @@ pub enum OpenError {
     /// Neither `sqlite:` nor `postgres:`.
     #[error("the state's URL must begin with sqlite: or postgres:")]
     Url,
+    /// A file of the database is readable by others, and its mode cannot be changed.
+    #[error("cannot keep {} for this user alone", path.display())]
+    Private {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// The database cannot be reached or opened.
     #[error("cannot open the database")]
     Connect(#[source] sqlx::Error),
@@ -32,7 +48,8 @@ pub enum OpenError {
 }
 
 impl State {
-    /// Opens the database at `url` and brings its schema forward. An `SQLite` file is made if absent.
+    /// Opens the database at `url` and brings its schema forward. An `SQLite` file is made if absent; it
+    /// and what lies beside it are for this user alone, whatever the mode of the directory.
     ///
     /// # Errors
     ///
@@ -46,6 +63,10 @@ impl State {
         }
         sqlx::any::install_default_drivers();
         let options: AnyConnectOptions = url.parse().map_err(OpenError::Connect)?;
+        if url.starts_with("sqlite:") && !url.contains(":memory:") {
+            let file: SqliteConnectOptions = url.parse().map_err(OpenError::Connect)?;
+            make_private(file.get_filename(), url.contains("mode=rwc"))?;
+        }
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(PATIENCE)
@@ -65,6 +86,39 @@ impl State {
     pub fn file_url(path: &Path) -> String {
         format!("sqlite://{}?mode=rwc", path.display())
     }
+}
+
+/// Mode 0600 before `SQLite` opens it: what `SQLite` makes later takes the mode of the database.
+fn make_private(file: &Path, create: bool) -> Result<(), OpenError> {
+    if create {
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file);
+        if let Err(error) = made
+            && error.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(OpenError::Connect(error.into()));
+        }
+    }
+    for ending in BESIDE {
+        let mut path = file.as_os_str().to_owned();
+        path.push(ending);
+        let path = PathBuf::from(path);
+        // One that went away meanwhile is readable by nobody.
+        let open = std::fs::metadata(&path).is_ok_and(|found| found.mode() & 0o077 != 0);
+        if !open {
+            continue;
+        }
+        match std::fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(OpenError::Private { path, source });
+            }
+            _ => tracing::warn!(path = %path.display(), "the state was readable by others"),
+        }
+    }
+    Ok(())
 }
 
 /// `SQLite`: readers do not wait for the writer, and what was committed survives a power cut.
@@ -87,4 +141,52 @@ async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         connection.execute(*statement).await?;
     }
     connection.ping().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn open(file: &Path) -> State {
+        let settings = Settings {
+            edge: "edge.test".to_owned(),
+            reveal: true,
+        };
+        let seal = Seal::new(&[7; 32]).unwrap();
+        let url = State::file_url(file);
+        State::open(&url, seal, settings).await.unwrap()
+    }
+
+    fn modes(directory: &Path) -> Vec<(String, u32)> {
+        let mut found: Vec<_> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let name = entry.file_name().into_string().unwrap();
+                (name, entry.metadata().unwrap().mode() & 0o777)
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    #[tokio::test]
+    async fn the_database_and_what_lies_beside_it_are_for_its_user_alone_in_any_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let file = directory.path().join("edge.db");
+        let names = ["edge.db", "edge.db-shm", "edge.db-wal"];
+        let wanted = names.map(|name| (name.to_owned(), 0o600));
+        let state = open(&file).await;
+        assert_eq!(modes(directory.path()), wanted);
+        // As an earlier release left them.
+        for name in names {
+            let path = directory.path().join(name);
+            std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        }
+        let again = open(&file).await;
+        assert_eq!(modes(directory.path()), wanted);
+        again.close().await;
+        state.close().await;
+    }
 }
