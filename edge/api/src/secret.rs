@@ -27,7 +27,7 @@ pub struct Secret {
     pub created_at: Timestamp,
     /// When it was archived: from then on it opens nothing.
     pub archived_at: Option<Timestamp>,
-    /// When a connection was last bound to it; exact to a minute.
+    /// When a connection was last bound to it.
     pub last_used_at: Option<Timestamp>,
     /// Connections bound to it now, on every edge.
     pub live: Vec<LiveConnection>,

@@ -14,8 +14,6 @@ use super::{
 
 /// Most secrets of a tunnel that are active at once.
 const MOST: usize = 2;
-/// How often a use is written down, seconds.
-const USE_GRAIN: u64 = 60;
 
 /// Which form of credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +184,7 @@ impl State {
         Ok(row.as_ref().map(credential).transpose()?)
     }
 
-    /// Writes down that a credential was used, at most once a minute.
+    /// Writes down that a credential was used. The latest use stays, whichever edge tells of it first.
     ///
     /// # Errors
     ///
@@ -194,11 +192,10 @@ impl State {
     pub async fn used(&self, credential: &str, now: u64) -> Result<(), DatabaseError> {
         sqlx::query(
             "UPDATE connector_credential SET last_used_at = $1
-             WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $3)",
+             WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)",
         )
         .bind(signed(now))
         .bind(credential)
-        .bind(signed(now.saturating_sub(USE_GRAIN)))
         .execute(&self.pool)
         .await?;
         Ok(())
