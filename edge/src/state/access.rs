@@ -113,6 +113,18 @@ pub(crate) fn check(access: &api::Access) -> Result<(), String> {
             .is_ok_and(|print| print.to_string() == text)
     })?;
     entries("cidrs", &access.cidrs, is_network)?;
+    let certificates = !access.client_ca_certificates.is_empty();
+    for (name, list) in [("clients", &access.clients), ("denied", &access.denied)] {
+        if !certificates && !list.is_empty() {
+            return Err(format!(
+                "{name}: means nothing without client_ca_certificates, since no caller is then asked for a certificate: add the CA, or leave {name} empty"
+            ));
+        }
+    }
+    if !certificates && access.cidrs.is_empty() && !access.asns.is_empty() {
+        let text = "asns: lets nobody in alone, since it only narrows who else may call: add client_ca_certificates or cidrs";
+        return Err(text.to_owned());
+    }
     if access.asns.contains(&0) {
         return Err("asns: 0 is nobody's number".to_owned());
     }
@@ -171,14 +183,18 @@ fn is_network(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use process::Clock;
+
     use super::*;
 
     type Change<'a> = &'a dyn Fn(&mut api::Access);
 
     #[test]
     fn a_slip_in_the_access_list_is_named_by_its_place() {
+        let ca = authority();
         let with = |change: Change<'_>| {
             let mut access = api::Access {
+                client_ca_certificates: vec![ca.clone()],
                 cidrs: vec!["192.0.2.0/24".to_owned(), "2001:db8::/32".to_owned()],
                 clients: vec![
                     "agent-1".to_owned(),
@@ -191,7 +207,7 @@ mod tests {
             check(&access)
         };
         assert_eq!(with(&|_| ()), Ok(()));
-        let cases: [(Change<'_>, &str); 8] = [
+        let cases: [(Change<'_>, &str); 12] = [
             (&|a| a.cidrs.push("192.0.2.17/24".to_owned()), "cidrs[2]"),
             (&|a| a.cidrs.push("192.0.2.0/33".to_owned()), "cidrs[2]"),
             (
@@ -206,10 +222,50 @@ mod tests {
                 &|a| a.client_ca_certificates = vec!["x".to_owned()],
                 "client_ca_certificates[0]",
             ),
+            (
+                &|a| a.client_ca_certificates.clear(),
+                "clients: means nothing without client_ca_certificates",
+            ),
+            (
+                &|a| {
+                    *a = api::Access {
+                        denied: vec!["ab".repeat(32)],
+                        cidrs: a.cidrs.clone(),
+                        ..api::Access::default()
+                    }
+                },
+                "denied: means nothing without client_ca_certificates",
+            ),
+            (
+                &|a| {
+                    *a = api::Access {
+                        clients: vec!["x".to_owned()],
+                        ..api::Access::default()
+                    }
+                },
+                "clients: means nothing",
+            ),
+            (
+                &|a| {
+                    *a = api::Access {
+                        asns: vec![64_512],
+                        ..api::Access::default()
+                    }
+                },
+                "asns: lets nobody in alone",
+            ),
         ];
         for (change, names) in cases {
             let error = with(change).unwrap_err();
             assert!(error.starts_with(names), "{error} for {names}");
         }
+        // Closing a tunnel is no slip.
+        assert_eq!(check(&api::Access::default()), Ok(()));
+    }
+
+    fn authority() -> String {
+        let profile = pki::AuthorityProfile::client("client CA");
+        let ca = pki::Authority::generate(&profile, process::SystemClock.wall()).unwrap();
+        ca.certificate().to_pem()
     }
 }

@@ -446,6 +446,21 @@ async fn secrets_and_access_go_through_the_api(stage: Stage) {
         )
         .await;
     assert_eq!(slip.status, 400);
+    for (body, field) in [
+        (json!({"asns": [64_512]}), "asns: "),
+        (json!({"clients": ["x"]}), "clients: "),
+    ] {
+        let nobody = served
+            .call(
+                Method::PUT,
+                &access,
+                &[("if-match", "*")],
+                &body.to_string(),
+            )
+            .await;
+        assert_eq!(nobody.status, 400);
+        assert!(nobody.message().starts_with(field), "{}", nobody.message());
+    }
 }
 
 pub(super) fn bundle(signer: &Signer, payload: &Value) -> String {
