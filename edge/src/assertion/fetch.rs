@@ -136,6 +136,40 @@ pub(super) fn parse(text: &str) -> Result<Target, &'static str> {
     })
 }
 
+/// What [`fetch`] would refuse about a URL whatever its name resolves to, `networks` being those of the
+/// issuer: told to the operator who adds it, instead of to the log at the first exchange.
+pub(super) fn check(text: &str, networks: &[IpNet]) -> Result<(), &'static str> {
+    let target = parse(text)?;
+    let address = target.host.parse::<IpAddr>().ok();
+    let address = address.map(|address| address.to_canonical());
+    if address.is_some_and(|address| !address::may_dial(address, networks)) {
+        return Err(
+            "is at an address that is not public: add its network to allowed_networks (--allow-network)",
+        );
+    }
+    // A name may be anywhere in the networks that were listed.
+    let is_loopback = |network: &IpNet| network.addr().to_canonical().is_loopback();
+    let (listed, loopback) = match address {
+        Some(address) => (
+            networks.iter().any(|network| network.contains(&address)),
+            address.is_loopback(),
+        ),
+        None => (!networks.is_empty(), networks.iter().any(is_loopback)),
+    };
+    let may_be_plain = listed && loopback;
+    if !target.tls && !may_be_plain {
+        return Err(
+            "must begin with https://: without TLS an issuer is asked on loopback alone, with its network in allowed_networks (--allow-network)",
+        );
+    }
+    if target.port != 443 && !listed {
+        return Err(
+            "must use port 443: another port needs its network in allowed_networks (--allow-network)",
+        );
+    }
+    Ok(())
+}
+
 /// The JSON document at `url`, at most `most` bytes long.
 pub(super) async fn json(url: &str, most: usize, reach: &Reach<'_>) -> Result<Bytes, FetchError> {
     let target = parse(url).map_err(|why| FetchError::Url {

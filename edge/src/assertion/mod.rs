@@ -66,9 +66,7 @@ pub async fn verify(
 /// A sentence for the operator who is adding the issuer.
 pub fn check_key_source(issuer: &Issuer) -> Result<(), String> {
     let url = |field: &str, text: &str| {
-        fetch::parse(text)
-            .map(|_| ())
-            .map_err(|why| format!("{field}: {why}"))
+        fetch::check(text, &issuer.allowed_networks).map_err(|why| format!("{field}: {why}"))
     };
     if let Some(pem) = &issuer.ca_cert_pem {
         pki::Certificate::from_pem(pem).map_err(|why| format!("ca_cert_pem: {why}"))?;

@@ -14,6 +14,8 @@ const DEFAULT_ASSERTION_LIFE: u64 = 3600;
 const MOST_ASSERTION_LIFE: u64 = 176_400;
 /// Most values of `amr` or `acr` in a rule.
 const MOST_FACTORS: usize = 16;
+/// Shortest prefix of a network that an issuer may be in, IPv4 and IPv6: 10.0.0.0/8 and `fc00::/7`.
+const SHORTEST_PREFIX: (u8, u8) = (8, 7);
 /// Life of an access token unless the rule says otherwise, seconds.
 const DEFAULT_TOKEN_LIFE: u64 = 3600;
 
@@ -164,7 +166,24 @@ pub(super) fn check_issuer(issuer: &Issuer) -> Result<(), String> {
     if !(1..=MOST_ASSERTION_LIFE).contains(&issuer.max_jwt_lifetime_seconds) {
         return Err("max_jwt_lifetime_seconds: must be from 1 to 176400".to_owned());
     }
+    check_networks(&issuer.allowed_networks)?;
     crate::assertion::check_key_source(issuer)
+}
+
+/// A list of everything is no list: discovery could be sent to any address of the edge's own network.
+fn check_networks(networks: &[ipnet::IpNet]) -> Result<(), String> {
+    let shortest = |network: &ipnet::IpNet| match network {
+        ipnet::IpNet::V4(_) => SHORTEST_PREFIX.0,
+        ipnet::IpNet::V6(_) => SHORTEST_PREFIX.1,
+    };
+    let wide = |network: &ipnet::IpNet| network.prefix_len() < shortest(network);
+    match networks.iter().enumerate().find(|(_, one)| wide(one)) {
+        None => Ok(()),
+        Some((index, network)) => Err(format!(
+            "allowed_networks[{index}]: {network} is wider than /{}: name the issuer's own network (--allow-network), such as 10.20.0.0/16",
+            shortest(network)
+        )),
+    }
 }
 
 pub(super) fn check_rule(rule: &Rule) -> Result<(), String> {
@@ -279,4 +298,118 @@ fn default_types() -> Vec<String> {
 
 fn default_token_life() -> u64 {
     DEFAULT_TOKEN_LIFE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::issuer::issuer;
+
+    #[test]
+    fn an_issuer_that_could_never_be_asked_is_refused_by_the_name_of_its_field() {
+        let discovery = |base: Option<&str>| KeySource::Discovery {
+            discovery_base: base.map(str::to_owned),
+        };
+        let explicit = |url: &str| KeySource::ExplicitUrl {
+            url: url.to_owned(),
+        };
+        let check = |url: &str, keys: KeySource, networks: &[&str]| {
+            check_issuer(&Issuer {
+                issuer_url: url.to_owned(),
+                keys,
+                allowed_networks: networks.iter().map(|one| one.parse().unwrap()).collect(),
+                ..issuer(Vec::new())
+            })
+        };
+        let good = "https://id.example";
+        let cases = [
+            (
+                "http://id.example",
+                discovery(None),
+                "",
+                "issuer_url: must begin with https://",
+            ),
+            (
+                "https://169.254.169.254/",
+                discovery(None),
+                "",
+                "issuer_url: is at an address that is not public",
+            ),
+            (
+                "https://[::1]/",
+                discovery(None),
+                "",
+                "issuer_url: is at an address",
+            ),
+            (
+                "https://id.example:8443",
+                discovery(None),
+                "",
+                "issuer_url: must use port 443",
+            ),
+            (
+                good,
+                explicit("https://127.0.0.1/k"),
+                "",
+                "keys.url: is at an address",
+            ),
+            (
+                good,
+                explicit("http://id.example/k"),
+                "",
+                "keys.url: must begin with https://",
+            ),
+            (
+                good,
+                explicit("http://id.example/k"),
+                "10.0.0.0/8",
+                "keys.url: must begin with https://",
+            ),
+            (
+                good,
+                discovery(Some("http://10.0.0.1/x")),
+                "",
+                "keys.discovery_base: is at an address",
+            ),
+            (
+                good,
+                discovery(Some("http://10.0.0.1/x")),
+                "10.0.0.0/8",
+                "keys.discovery_base: must begin with https://",
+            ),
+            (
+                good,
+                discovery(None),
+                "0.0.0.0/0",
+                "allowed_networks[0]: 0.0.0.0/0 is wider than /8",
+            ),
+            (
+                good,
+                discovery(None),
+                "::/0",
+                "allowed_networks[0]: ::/0 is wider than /7",
+            ),
+        ];
+        for (url, keys, network, wanted) in cases {
+            let networks: Vec<&str> = [network]
+                .into_iter()
+                .filter(|one| !one.is_empty())
+                .collect();
+            let told = check(url, keys, &networks).unwrap_err();
+            assert!(told.starts_with(wanted), "{told:?} for {wanted:?}");
+        }
+        for (url, keys, networks) in [
+            (good, discovery(None), &[][..]),
+            ("https://id.example:8443", discovery(None), &["10.0.0.0/8"]),
+            ("https://10.0.0.1:6443", discovery(None), &["10.0.0.0/8"]),
+            ("http://127.0.0.1:8080", discovery(None), &["127.0.0.0/8"]),
+            (
+                "http://id.example",
+                explicit("https://id.example/keys"),
+                &[],
+            ),
+        ] {
+            assert_eq!(check(url, keys, networks), Ok(()), "{url}");
+        }
+    }
 }

@@ -144,6 +144,10 @@ async fn every_command_does_what_it_says_and_is_written_down() {
         .unwrap_err();
     assert_eq!(stale.exit(), Exit::Usage);
     desk.run(&["access", "show", &id]).await.unwrap();
+    let nobody = desk.file("nobody.json", r#"{"asns":[64512]}"#);
+    let refused = desk.run(&["access", "set", &id, &nobody]).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.to_string().contains("asns: "), "{refused}");
     let none = desk.file("none.pem", "nothing");
     let refused = desk
         .run(&["certificate", "add", &id, &none])
@@ -205,6 +209,22 @@ async fn issuers_and_rules_are_made_and_a_token_is_explained_against_them() {
     ])
     .await
     .unwrap();
+    for (more, field) in [
+        (&["--url", "http://id.example"][..], "issuer_url: "),
+        (
+            &["--url", url, "--jwks-url", "https://127.0.0.1/k"],
+            "keys.url: ",
+        ),
+        (
+            &["--url", url, "--allow-network", "0.0.0.0/0"],
+            "allowed_networks[0]: ",
+        ),
+    ] {
+        let words = [&["issuer", "add", "--name", "never"][..], more].concat();
+        let refused = desk.run(&words).await.unwrap_err();
+        assert_eq!(refused.exit(), Exit::Usage);
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
     desk.run(&["issuer", "list"]).await.unwrap();
     let issuer = desk
         .session()
