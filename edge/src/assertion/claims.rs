@@ -20,40 +20,69 @@ pub struct Verified {
     pub expires_at: u64,
 }
 
+/// One thing that was looked at, and what is wrong with it.
+#[derive(Debug)]
+pub struct Check {
+    /// The claim, or the part of the rule.
+    pub name: &'static str,
+    /// What came of it.
+    pub result: Result<(), Refusal>,
+}
+
 /// Checks the claims of a token. That its signature holds is the caller's to know.
 ///
 /// # Errors
 ///
-/// The first [`Refusal`].
+/// The first [`Refusal`] of [`checks`].
 pub fn compare(
     decoded: &Decoded,
     rule: &Rule,
     issuer: &Issuer,
     now: u64,
 ) -> Result<Verified, Refusal> {
-    let claims = &decoded.claims;
-    let found = text(claims, "iss")?;
-    if found != issuer.issuer_url {
-        return Err(Refusal::Issuer {
-            found: shown(found),
-            wanted: shown(&issuer.issuer_url),
-        });
+    for check in checks(decoded, rule, issuer, now) {
+        check.result?;
     }
-    check_audience(claims, &rule.r#match.audience)?;
-    let expires_at = check_times(claims, issuer.max_jwt_lifetime_seconds, now)?;
-    let subject = text(claims, "sub")?;
-    let jti = match claims.get("jti") {
-        None if issuer.check_jti && issuer.without_jti == WithoutJti::Refuse => {
-            return Err(Refusal::NoJti);
-        }
-        None => None,
-        Some(_) => Some(text(claims, "jti")?.to_owned()),
-    };
-    check_match(claims, subject, &rule.r#match)?;
+    let claims = &decoded.claims;
+    let jti = claims.get("jti").map(|_| text(claims, "jti"));
     Ok(Verified {
-        subject: subject.to_owned(),
-        jti,
-        expires_at,
+        subject: text(claims, "sub")?.to_owned(),
+        jti: jti.transpose()?.map(str::to_owned),
+        expires_at: moment(claims, "exp")?,
+    })
+}
+
+/// Everything that [`compare`] looks at, in its order, each with its result.
+pub fn checks(decoded: &Decoded, rule: &Rule, issuer: &Issuer, now: u64) -> Vec<Check> {
+    let (claims, matcher) = (&decoded.claims, &rule.r#match);
+    let most = issuer.max_jwt_lifetime_seconds;
+    let all = [
+        ("iss", check_issuer(claims, &issuer.issuer_url)),
+        ("aud", check_audience(claims, &matcher.audience)),
+        ("exp", check_end(claims, now)),
+        ("iat", check_issue(claims, now)),
+        ("nbf", check_beginning(claims, now)),
+        ("exp - iat", check_life(claims, most)),
+        ("sub", text(claims, "sub").map(|_| ())),
+        ("jti", check_jti(claims, issuer)),
+        ("match.subject_prefix", check_subject(claims, matcher)),
+        ("match.claims", check_claims(claims, matcher)),
+        ("match.amr", check_methods(claims, matcher)),
+        ("match.acr", check_class(claims, matcher)),
+    ];
+    all.into_iter()
+        .map(|(name, result)| Check { name, result })
+        .collect()
+}
+
+fn check_issuer(claims: &Map<String, Value>, wanted: &str) -> Result<(), Refusal> {
+    let found = text(claims, "iss")?;
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Refusal::Issuer {
+        found: shown(found),
+        wanted: shown(wanted),
     })
 }
 
@@ -80,21 +109,36 @@ fn check_audience(claims: &Map<String, Value>, wanted: &str) -> Result<(), Refus
     })
 }
 
-/// `exp`, rounded down: a part of a second is nobody's loss.
-fn check_times(claims: &Map<String, Value>, most: u64, now: u64) -> Result<u64, Refusal> {
-    let (expires, issued) = (moment(claims, "exp")?, moment(claims, "iat")?);
+/// Rounded down: a part of a second is nobody's loss.
+fn check_end(claims: &Map<String, Value>, now: u64) -> Result<(), Refusal> {
+    let expires = moment(claims, "exp")?;
     if now >= expires.saturating_add(SKEW) {
         return Err(Refusal::Expired(now - expires));
     }
+    Ok(())
+}
+
+fn check_issue(claims: &Map<String, Value>, now: u64) -> Result<(), Refusal> {
+    let issued = moment(claims, "iat")?;
     if issued > now.saturating_add(SKEW) {
         return Err(Refusal::FromTheFuture(issued - now));
     }
-    if claims.contains_key("nbf") {
-        let begins = moment(claims, "nbf")?;
-        if begins > now.saturating_add(SKEW) {
-            return Err(Refusal::NotYetValid(begins - now));
-        }
+    Ok(())
+}
+
+fn check_beginning(claims: &Map<String, Value>, now: u64) -> Result<(), Refusal> {
+    if !claims.contains_key("nbf") {
+        return Ok(());
     }
+    let begins = moment(claims, "nbf")?;
+    if begins > now.saturating_add(SKEW) {
+        return Err(Refusal::NotYetValid(begins - now));
+    }
+    Ok(())
+}
+
+fn check_life(claims: &Map<String, Value>, most: u64) -> Result<(), Refusal> {
+    let (expires, issued) = (moment(claims, "exp")?, moment(claims, "iat")?);
     let lives = expires
         .checked_sub(issued)
         .filter(|lives| *lives > 0)
@@ -102,15 +146,20 @@ fn check_times(claims: &Map<String, Value>, most: u64, now: u64) -> Result<u64, 
     if lives > most {
         return Err(Refusal::LivesTooLong { found: lives, most });
     }
-    Ok(expires)
+    Ok(())
 }
 
-fn check_match(
-    claims: &Map<String, Value>,
-    subject: &str,
-    matcher: &Matcher,
-) -> Result<(), Refusal> {
+fn check_jti(claims: &Map<String, Value>, issuer: &Issuer) -> Result<(), Refusal> {
+    match claims.get("jti") {
+        None if issuer.check_jti && issuer.without_jti == WithoutJti::Refuse => Err(Refusal::NoJti),
+        None => Ok(()),
+        Some(_) => text(claims, "jti").map(|_| ()),
+    }
+}
+
+fn check_subject(claims: &Map<String, Value>, matcher: &Matcher) -> Result<(), Refusal> {
     if let Some(wanted) = &matcher.subject_prefix {
+        let subject = text(claims, "sub")?;
         let fits = match wanted.strip_suffix('*') {
             Some(prefix) => subject.starts_with(prefix),
             None => subject == wanted,
@@ -122,6 +171,10 @@ fn check_match(
             });
         }
     }
+    Ok(())
+}
+
+fn check_claims(claims: &Map<String, Value>, matcher: &Matcher) -> Result<(), Refusal> {
     for (claim, wanted) in &matcher.claims {
         let found = claims.get(claim).and_then(Value::as_str);
         if found != Some(wanted.as_str()) {
@@ -132,11 +185,11 @@ fn check_match(
             });
         }
     }
-    check_factors(claims, matcher)
+    Ok(())
 }
 
-/// Whether somebody signed in as the rule wants: `amr` is a list of texts, `acr` a text.
-fn check_factors(claims: &Map<String, Value>, matcher: &Matcher) -> Result<(), Refusal> {
+/// Whether somebody signed in by the means that the rule wants: `amr` is a list of texts.
+fn check_methods(claims: &Map<String, Value>, matcher: &Matcher) -> Result<(), Refusal> {
     let listed = claims.get("amr").and_then(Value::as_array);
     let listed: Vec<&str> = listed
         .map(|list| list.iter().filter_map(Value::as_str).collect())
@@ -148,6 +201,11 @@ fn check_factors(claims: &Map<String, Value>, matcher: &Matcher) -> Result<(), R
             wanted: shown(&matcher.amr.join(", ")),
         });
     }
+    Ok(())
+}
+
+/// Whether somebody signed in as well as the rule wants: `acr` is a text.
+fn check_class(claims: &Map<String, Value>, matcher: &Matcher) -> Result<(), Refusal> {
     let found = claims
         .get("acr")
         .and_then(Value::as_str)

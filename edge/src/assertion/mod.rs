@@ -20,6 +20,7 @@ mod decode;
 mod fetch;
 mod jwk;
 mod keys;
+mod mark;
 mod refusal;
 mod strict;
 #[cfg(test)]
@@ -27,12 +28,13 @@ mod tests;
 
 use crate::state::{Issuer, KeySource, Rule};
 
-pub use claims::{Verified, compare};
+pub use claims::{Check, Verified, checks, compare};
 pub use decode::{Decoded, decode};
 pub(crate) use fetch::trust;
 pub use fetch::{FetchError, Resolver, system_resolver};
 pub use jwk::{Algorithm, Key, Keys};
 pub use keys::KeyStore;
+pub use mark::mark;
 pub use refusal::Refusal;
 pub(crate) use strict::object;
 

@@ -10,10 +10,8 @@ use http::HeaderMap;
 
 use super::answer::{Failed, Good};
 use super::{Plane, body};
-use crate::assertion::{LONGEST, Refusal, SKEW, Verified, verify};
-use crate::state::{
-    By, DatabaseError, Entry, Grant, Identifier, Issuer, Mark, Outcome, Rule, WithoutJti, sha256,
-};
+use crate::assertion::{LONGEST, Refusal, Verified, mark, verify};
+use crate::state::{By, DatabaseError, Entry, Grant, Identifier, Outcome, Rule};
 
 /// Shortest life of an access token, seconds.
 const SHORTEST_LIFE: u64 = 60;
@@ -214,23 +212,4 @@ fn life(rule: &Rule, verified: &Verified, now: u64) -> u64 {
     rule.token_lifetime_seconds
         .min(left.saturating_mul(2))
         .max(SHORTEST_LIFE)
-}
-
-/// What is used up by the exchange. A token without `jti` cannot be told from its copy, so what becomes of
-/// it is the issuer's to say.
-fn mark(issuer: &Issuer, verified: &Verified, assertion: &str) -> Option<Mark> {
-    if !issuer.check_jti {
-        return None;
-    }
-    let mark = match (&verified.jti, issuer.without_jti) {
-        (Some(jti), _) => sha256(jti),
-        // Only what was signed: whoever can write a signature in two ways has one token all the same.
-        (None, WithoutJti::Once) => sha256(assertion.rsplit_once('.')?.0),
-        (None, WithoutJti::Allow | WithoutJti::Refuse) => return None,
-    };
-    Some(Mark {
-        issuer: issuer.id.clone(),
-        mark,
-        expires_at: verified.expires_at.saturating_add(SKEW + 1),
-    })
 }

@@ -30,6 +30,21 @@ pub struct Mark {
 }
 
 impl State {
+    /// Whether an assertion with this mark was used already.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError`] if the database does not answer.
+    pub async fn is_used(&self, mark: &Mark) -> Result<bool, DatabaseError> {
+        let row: Option<(String,)> =
+            sqlx::query_as("SELECT mark FROM used_assertion WHERE issuer = $1 AND mark = $2")
+                .bind(&mark.issuer)
+                .bind(&mark.mark)
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(row.is_some())
+    }
+
     /// Mints an access token, and uses up the assertion in the same transaction. `None`: the assertion
     /// was used before, on this edge or another.
     ///

@@ -209,7 +209,6 @@ async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(stage: Stag
     let (rule, issuer) = strict(&served, &table).await;
     served.rule = rule.clone();
     let keys = KeyStore::new(system_resolver(), served.stage.clock.clone());
-    let found = (rule.clone(), issuer.clone());
     let mut seen = BTreeSet::new();
     for (assertion, reason) in table.cases() {
         let answer = served.buy(&assertion).await;
@@ -220,7 +219,9 @@ async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(stage: Stag
         assert_eq!(row.target.as_deref(), Some(&*rule.id));
         let written = row.reason.unwrap();
         assert!(written.starts_with(reason), "{written} for {reason}");
-        let said = explained(&assertion, Some(&found), START).await;
+        let state = &served.stage.state;
+        let said = explained(&assertion, &rule, &issuer, state, START).await;
+        let said = said.unwrap();
         assert_eq!(said["accepted"], false, "{said}");
         let reasons = said["reasons"].as_array().unwrap();
         assert!(reasons.contains(&json!(written)), "{said} for {written}");
@@ -231,10 +232,19 @@ async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(stage: Stag
     }
     assert_eq!(seen.len(), NAMES, "{seen:?}");
     let good = table.signer.sign("k", &good());
-    let said = explained(&good, Some(&found), START).await;
+    let state = served.stage.state.clone();
+    let said = explained(&good, &rule, &issuer, &state, START).await;
+    let said = said.unwrap();
     assert_eq!(
         (&said["accepted"], &said["reasons"]),
         (&json!(true), &json!([]))
     );
     assert_eq!(served.buy(&good).await.status, 200);
+    // What it says of a token that was used is what the next exchange says.
+    assert_eq!(served.buy(&good).await.status, 401);
+    let written = served.last_row().await.reason.unwrap();
+    let said = explained(&good, &rule, &issuer, &state, START).await;
+    let said = said.unwrap();
+    assert_eq!(said["accepted"], false, "{said}");
+    assert_eq!(said["reasons"], json!([written]));
 }
