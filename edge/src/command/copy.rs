@@ -6,11 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use process::{Exit, Failure};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::open::Session;
+use super::open::{self, Session, StateOptions};
 use super::output::{failed, print};
-use crate::state::BackupError;
+use crate::state::{BackupError, State};
+
+/// To somebody whose tokens do not open after a restore.
+const NEXT: &str = "put the seal.key that was beside the backed-up state into this state's directory, mode 0600, and start the edge again; without it these tokens still connect but cannot be revealed: keyward-edge token rotate TUNNEL makes new ones";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AuditArguments {
@@ -64,8 +67,16 @@ async fn write(draft: &Path, session: &Session) -> Result<u64, BackupError> {
     Ok(rows)
 }
 
-pub(super) async fn restore(file: &Path, session: &Session) -> Result<(), Failure> {
-    let (state, by) = (&session.state, &session.by);
+/// Also into a state that is made by it: the edge's name is in the backup.
+pub(super) async fn restore(file: &Path, options: &StateOptions) -> Result<(), Failure> {
+    let state = &open::restorable(options).await?;
+    let restored = put_back(file, state).await;
+    state.close().await;
+    print(&restored?)
+}
+
+async fn put_back(file: &Path, state: &State) -> Result<Value, Failure> {
+    let by = &open::by();
     let restored = if file == Path::new("-") {
         state.restore(by, BufReader::new(std::io::stdin())).await
     } else {
@@ -75,7 +86,13 @@ pub(super) async fn restore(file: &Path, session: &Session) -> Result<(), Failur
         }
     };
     let rows = restored.map_err(|error| ended(&error))?;
-    print(&json!({ "file": file, "rows": rows }))
+    let closed = state.closed_tokens().await;
+    let closed = closed.map_err(|error| failed(&error.into()))?;
+    let mut told = json!({ "file": file, "rows": rows, "tokens_sealed_with_another_key": closed });
+    if let Some(members) = told.as_object_mut().filter(|_| closed > 0) {
+        members.insert("next".to_owned(), NEXT.into());
+    }
+    Ok(told)
 }
 
 fn ended(error: &BackupError) -> Failure {
@@ -83,5 +100,21 @@ fn ended(error: &BackupError) -> Failure {
         BackupError::Database(_) => Exit::Unavailable,
         _ => Exit::Usage,
     };
-    Failure::new(exit, "it was not done").caused_by(error)
+    let next = match error {
+        BackupError::File(_) => {
+            "name a file that this user can read, or for backup one that is not there yet"
+        }
+        BackupError::Damaged { .. } => {
+            "take another backup: this one is not whole, and nothing was changed"
+        }
+        BackupError::Schema { .. } => {
+            "restore it with that release, then start this one on the state"
+        }
+        BackupError::Database(_) => {
+            "see whether the database runs, and whether this user may use it"
+        }
+    };
+    Failure::new(exit, "it was not done")
+        .caused_by(error)
+        .next(next)
 }

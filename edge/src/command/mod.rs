@@ -151,6 +151,9 @@ async fn operate(command: Command, options: StateOptions) -> Result<(), Failure>
     if let Command::Init { name } = command {
         return open::initialise(&options, &name).await;
     }
+    if let Command::Restore { file } = command {
+        return copy::restore(&file, &options).await;
+    }
     let session = open::open(&options).await?;
     let printed = match command {
         Command::Tunnel(command) => tunnel::run(command, &session).await,
@@ -162,13 +165,13 @@ async fn operate(command: Command, options: StateOptions) -> Result<(), Failure>
         Command::Rule(command) => federation::rule(command, &session).await,
         Command::Audit(arguments) => copy::audit(arguments, &session).await,
         Command::Backup { file } => copy::backup(&file, &session).await,
-        Command::Restore { file } => copy::restore(&file, &session).await,
         // Handled above.
         Command::Serve { .. }
         | Command::Agent(_)
         | Command::Check(_)
         | Command::Init { .. }
         | Command::Login(_)
+        | Command::Restore { .. }
         | Command::Explain(_) => Ok(()),
     };
     session.state.close().await;

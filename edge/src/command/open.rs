@@ -145,13 +145,20 @@ pub(super) async fn open(options: &StateOptions) -> Result<Session, Failure> {
     })
 }
 
+/// Opens the state to put a backup into it, and makes what is not there, but for the edge's name.
+pub(super) async fn restorable(options: &StateOptions) -> Result<State, Failure> {
+    make_private(&options.state)?;
+    options.open("").await
+}
+
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
     let since = SystemClock.wall().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
 }
 
-fn by() -> By {
+/// The operator, now.
+pub(super) fn by() -> By {
     By {
         actor: format!("operator:{}", rustix::process::getuid().as_raw()),
         request_id: random_identifier(Identifier::Request),

@@ -111,6 +111,23 @@ impl State {
         Ok(answer(id, &value))
     }
 
+    /// How many tokens in force are sealed with another key file than this one, as after a restore on a new
+    /// machine: they connect, and cannot be revealed.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError`] if the database does not answer.
+    pub async fn closed_tokens(&self) -> Result<usize, DatabaseError> {
+        let rows: Vec<(String, String)> = sqlx::query_as(
+            "SELECT id, sealed FROM connector_credential
+             WHERE sealed IS NOT NULL AND refused_at IS NULL",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let closed = |(id, sealed): &&(String, String)| self.seal.unseal(id, sealed).is_err();
+        Ok(rows.iter().filter(closed).count())
+    }
+
     /// Makes a new token the one in force, and ends the old ones as asked.
     ///
     /// # Errors

@@ -331,3 +331,26 @@ async fn a_backup_is_private_never_overwritten_and_brings_everything_back() {
         Exit::Usage
     );
 }
+
+#[tokio::test]
+async fn a_backup_is_restored_into_a_directory_that_is_not_there_yet() {
+    let old = Desk::new();
+    old.run(&["init", "--name", "edge.test"]).await.unwrap();
+    old.run(&["tunnel", "create"]).await.unwrap();
+    let id = old.tunnel().await;
+    let file = old.directory.path().join("backup.jsonl");
+    let name = file.to_str().unwrap();
+    old.run(&["backup", name]).await.unwrap();
+
+    let new = Desk::new();
+    new.run(&["restore", name]).await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&new.state()), 0o700);
+    assert_eq!(new.tunnel().await, id);
+    let closed = async |desk: &Desk| desk.session().await.state.closed_tokens().await.unwrap();
+    assert_eq!(closed(&new).await, 1, "its key file is a new one");
+    assert!(new.run(&["token", "reveal", &id]).await.is_err());
+    std::fs::copy(old.state().join("seal.key"), new.state().join("seal.key")).unwrap();
+    assert_eq!(closed(&new).await, 0);
+    new.run(&["token", "reveal", &id]).await.unwrap();
+}
