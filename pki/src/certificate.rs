@@ -116,6 +116,12 @@ impl Certificate {
         constraints.is_some_and(|constraints| constraints.authority)
     }
 
+    /// Domains that `nameConstraints` permits, subtrees and all; empty: every name, unless excluded.
+    pub fn permitted_domains(&self) -> &[String] {
+        let constraints = self.extensions.name_constraints.as_ref();
+        constraints.map_or(&[], |constraints| constraints.permitted.as_slice())
+    }
+
     /// Whether `keyUsage` lets the key sign certificates.
     pub fn may_sign_certificates(&self) -> bool {
         let usage = self.extensions.key_usage;

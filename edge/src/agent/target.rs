@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
-use rustls::pki_types::ServerName;
+use pki::Certificate;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
 use tokio::net::lookup_host;
 use tokio_rustls::rustls;
@@ -92,6 +95,26 @@ impl FromStr for TunnelDomain {
 impl fmt::Display for TunnelDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl TunnelDomain {
+    /// The one domain that the tunnel's CA certificates in the PEM file `tunnel_ca` are for, by their name
+    /// constraints. `None`: they name none, or several, or there are none that can be read.
+    pub fn of(tunnel_ca: &Path) -> Option<Self> {
+        let mut found = None;
+        for certificate in CertificateDer::pem_file_iter(tunnel_ca).ok()? {
+            let certificate = Certificate::from_der(certificate.ok()?.to_vec()).ok()?;
+            let [domain] = certificate.permitted_domains() else {
+                return None;
+            };
+            let domain: Self = domain.parse().ok()?;
+            if found.as_ref().is_some_and(|found| *found != domain) {
+                return None;
+            }
+            found = Some(domain);
+        }
+        found
     }
 }
 

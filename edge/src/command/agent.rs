@@ -22,9 +22,10 @@ pub(super) struct Arguments {
     /// CA certificates of the edge itself, PEM; without: those of this machine
     #[arg(long, value_name = "PATH")]
     edge_ca: Option<PathBuf>,
-    /// The domain of the tunnel: routes are names in front of it
+    /// The domain of the tunnel: routes are names in front of it [default: the one that the tunnel's CA
+    /// certificates are limited to]
     #[arg(long, value_name = "DOMAIN")]
-    tunnel_domain: TunnelDomain,
+    tunnel_domain: Option<TunnelDomain>,
     /// The client certificate, PEM, shown to the edge and to the proxy
     #[arg(long, value_name = "PATH")]
     cert: PathBuf,
@@ -59,17 +60,18 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, tasks: Tasks) -> Result<(), Failure> {
+    let domain = arguments.domain()?;
     if let Some(target) = &arguments.print_config {
         let program = std::env::current_exe().unwrap_or_else(|_| "keyward-edge".into());
         let program = program.display().to_string();
-        let words = arguments.words(target);
+        let words = arguments.words(target, &domain);
         let printed = agent::snippets(target, arguments.listen, &program, &words);
         return output::print(&printed);
     }
     process::log::init(&arguments.log_level)?;
     match arguments.stdio.clone() {
-        Some(target) => agent::bridge(arguments.reach(), target, tasks).await,
-        None => agent::serve(arguments.reach(), arguments.door()?, tasks).await,
+        Some(target) => agent::bridge(arguments.reach(domain), target, tasks).await,
+        None => agent::serve(arguments.reach(domain), arguments.door()?, tasks).await,
     }
 }
 
@@ -89,11 +91,22 @@ impl Arguments {
         })
     }
 
-    fn reach(&self) -> Reach {
+    /// As it was said, else as the tunnel's CA says.
+    fn domain(&self) -> Result<TunnelDomain, Failure> {
+        let said = self.tunnel_domain.clone();
+        said.or_else(|| TunnelDomain::of(&self.ca)).ok_or_else(|| {
+            let file = self.ca.display();
+            Failure::new(Exit::Usage, "the domain of the tunnel is not known")
+                .cause(format!("the CA certificates in {file} are not limited to one domain, or cannot be read"))
+                .next("say it with --tunnel-domain; whoever runs the tunnel sees it in keyward status or keyward-edge tunnel show")
+        })
+    }
+
+    fn reach(&self, domain: TunnelDomain) -> Reach {
         Reach {
             edges: self.edge.clone(),
             addresses: self.edge_address.clone(),
-            domain: self.tunnel_domain.clone(),
+            domain,
             files: CredentialFiles {
                 certificate: self.cert.clone(),
                 key: self.key.clone(),
@@ -105,7 +118,7 @@ impl Arguments {
 
     /// The same tunnel with the same files, as a command for `target`; it is started elsewhere, so paths
     /// are whole.
-    fn words(&self, target: &StdioTarget) -> Vec<String> {
+    fn words(&self, target: &StdioTarget, domain: &TunnelDomain) -> Vec<String> {
         let whole = |path: &Path| {
             let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             whole.display().to_string()
@@ -121,7 +134,7 @@ impl Arguments {
         if let Some(path) = &self.edge_ca {
             say("--edge-ca", whole(path));
         }
-        say("--tunnel-domain", self.tunnel_domain.to_string());
+        say("--tunnel-domain", domain.to_string());
         say("--cert", whole(&self.cert));
         say("--key", whole(&self.key));
         say("--ca", whole(&self.ca));
@@ -163,16 +176,57 @@ mod tests {
     fn the_printed_command_says_the_same_again() {
         let arguments = parse(&["--edge-address", "[::1]:443", "--edge-ca", "/e"]).unwrap();
         let target = "docs/other/mcp".parse().unwrap();
-        let words = arguments.words(&target);
+        let domain = || "t.example".parse::<TunnelDomain>().unwrap();
+        let words = arguments.words(&target, &domain());
         let line = ["keyward-edge".to_owned()].into_iter().chain(words);
         let Command::Agent(again) = Line::try_parse_from(line).unwrap().command else {
             panic!("another command");
         };
         assert_eq!(
-            format!("{:?}", again.reach()),
-            format!("{:?}", arguments.reach())
+            format!("{:?}", again.reach(again.domain().unwrap())),
+            format!("{:?}", arguments.reach(domain()))
         );
         assert_eq!(again.stdio, Some(target));
+    }
+
+    #[test]
+    fn the_domain_is_the_one_that_the_tunnels_ca_is_limited_to() {
+        use pki::{Authority, AuthorityProfile};
+        use process::{Clock, SystemClock};
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.crt");
+        let pem = |domain: Option<&str>| {
+            let profile = AuthorityProfile {
+                constrained_to: domain.map(str::to_owned),
+                ..AuthorityProfile::server("tunnel CA")
+            };
+            let ca = Authority::generate(&profile, SystemClock.wall()).unwrap();
+            ca.certificate().to_pem()
+        };
+        let of = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let words = ["keyward-edge", "agent", "--edge", "https://edge.example"];
+            let words = words
+                .into_iter()
+                .chain(["--cert", "/c", "--key", "/k", "--ca"]);
+            let line = Line::try_parse_from(words.chain([file.to_str().unwrap()])).unwrap();
+            let Command::Agent(arguments) = line.command else {
+                panic!("another command");
+            };
+            arguments.domain()
+        };
+        let one = pem(Some("abcd.edge.example"));
+        let other = pem(Some("other.example"));
+        assert_eq!(of(&one).unwrap().to_string(), "abcd.edge.example");
+        let twice = format!("{one}{}", pem(Some("abcd.edge.example")));
+        assert_eq!(of(&twice).unwrap().to_string(), "abcd.edge.example");
+        let free = pem(None);
+        for unsaid in ["", &free, &format!("{one}{other}"), &format!("{one}{free}")] {
+            let failure = of(unsaid).unwrap_err();
+            assert_eq!(failure.exit(), Exit::Usage);
+            assert!(failure.to_string().contains("--tunnel-domain"), "{failure}");
+        }
     }
 
     #[test]
