@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use process::{Exit, Failure, Tasks};
 
 #[cfg(test)]
@@ -98,6 +98,28 @@ enum Command {
     },
 }
 
+impl Arguments {
+    fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = command_line().try_get_matches_from(words)?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// The help of commands that have no use for the state says nothing of it. It may be said all the same.
+fn command_line() -> clap::Command {
+    let line = Arguments::command();
+    let everywhere = line.get_arguments().filter(|word| word.is_global_set());
+    let everywhere: Vec<clap::Arg> = everywhere.cloned().map(|word| word.hide(true)).collect();
+    let hidden = ["agent", "login"].into_iter();
+    let line = hidden.fold(line, |line, name| {
+        line.mut_subcommand(name, |command| command.args(everywhere.clone()))
+    });
+    let reveal = everywhere
+        .into_iter()
+        .filter(|word| word.get_id() == "no_reveal");
+    line.mut_subcommand("explain", |command| command.args(reveal))
+}
+
 /// What `serve` was told.
 #[derive(Clone, Debug)]
 pub struct ServeArguments {
@@ -113,7 +135,7 @@ where
     S: FnOnce(ServeArguments, Tasks) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match Arguments::read(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Nobody reads the help that goes into a closed pipe.

@@ -41,5 +41,21 @@ pub(super) fn failed(error: &ChangeError) -> Failure {
         ChangeError::Database(_) => Exit::Unavailable,
         _ => Exit::Usage,
     };
-    Failure::new(exit, "it was not done").caused_by(error)
+    let next = match error {
+        ChangeError::NotFound(_) => {
+            "look for its id in the list: keyward-edge tunnel list, … secret list, … rule list"
+        }
+        ChangeError::Invalid(_) => "mend what stands before the colon, and say the command again",
+        ChangeError::Conflict(_) => "look at what is there with list or show before you decide",
+        ChangeError::Stale { .. } => {
+            "take keyward-edge access show TUNNEL, change that, and set it with its version"
+        }
+        ChangeError::Unrevealable(_) => "keyward-edge token rotate TUNNEL",
+        ChangeError::Database(_) => {
+            "see whether the database runs, and whether this user may use it"
+        }
+    };
+    Failure::new(exit, "it was not done")
+        .caused_by(error)
+        .next(next)
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use process::{Exit, Failure};
 use tempfile::TempDir;
 
@@ -81,7 +81,34 @@ impl Desk {
 
 #[test]
 fn the_command_line_is_one_that_clap_can_parse() {
-    Arguments::command().debug_assert();
+    super::command_line().debug_assert();
+}
+
+#[test]
+fn a_command_without_use_for_the_state_does_not_speak_of_it() {
+    let help = |command: &str| {
+        let words = ["keyward-edge", command, "--help"].map(OsString::from);
+        Arguments::read(words).unwrap_err().to_string()
+    };
+    for command in ["agent", "login"] {
+        let help = help(command);
+        assert!(help.contains("--edge"), "{help}");
+        for word in ["--state", "--database-url-file", "--no-reveal"] {
+            assert!(!help.contains(word), "{word} for {command}");
+        }
+    }
+    assert!(!help("explain").contains("--no-reveal"));
+    for command in ["serve", "explain", "audit"] {
+        assert!(help(command).contains("--state"), "{command}");
+    }
+    for words in [
+        &["--state", "/s", "explain", "f"][..],
+        &["explain", "f", "--state", "/s"],
+    ] {
+        let words = ["keyward-edge"].iter().chain(words).map(OsString::from);
+        let read = Arguments::read(words).unwrap();
+        assert_eq!(read.state.state, Path::new("/s"));
+    }
 }
 
 #[tokio::test]
