@@ -28,6 +28,7 @@ mod stand;
 mod state;
 mod toxics;
 mod world;
+
 pub(crate) use agent::{Agent, command, mutual};
 pub(crate) use hello::hello;
 pub(crate) use stand::{EDGE, OPEN, Stand};

@@ -305,22 +305,29 @@ mod tests {
     use super::*;
     use crate::tests::issuer::issuer;
 
+    fn discovery(base: Option<&str>) -> KeySource {
+        KeySource::Discovery {
+            discovery_base: base.map(str::to_owned),
+        }
+    }
+
+    fn explicit(url: &str) -> KeySource {
+        KeySource::ExplicitUrl {
+            url: url.to_owned(),
+        }
+    }
+
+    fn check(url: &str, keys: KeySource, networks: &[&str]) -> Result<(), String> {
+        check_issuer(&Issuer {
+            issuer_url: url.to_owned(),
+            keys,
+            allowed_networks: networks.iter().map(|one| one.parse().unwrap()).collect(),
+            ..issuer(Vec::new())
+        })
+    }
+
     #[test]
     fn an_issuer_that_could_never_be_asked_is_refused_by_the_name_of_its_field() {
-        let discovery = |base: Option<&str>| KeySource::Discovery {
-            discovery_base: base.map(str::to_owned),
-        };
-        let explicit = |url: &str| KeySource::ExplicitUrl {
-            url: url.to_owned(),
-        };
-        let check = |url: &str, keys: KeySource, networks: &[&str]| {
-            check_issuer(&Issuer {
-                issuer_url: url.to_owned(),
-                keys,
-                allowed_networks: networks.iter().map(|one| one.parse().unwrap()).collect(),
-                ..issuer(Vec::new())
-            })
-        };
         let good = "https://id.example";
         let cases = [
             (
@@ -398,6 +405,11 @@ mod tests {
             let told = check(url, keys, &networks).unwrap_err();
             assert!(told.starts_with(wanted), "{told:?} for {wanted:?}");
         }
+    }
+
+    #[test]
+    fn an_issuer_inside_of_a_network_that_is_allowed_may_be_asked_there() {
+        let good = "https://id.example";
         for (url, keys, networks) in [
             (good, discovery(None), &[][..]),
             ("https://id.example:8443", discovery(None), &["10.0.0.0/8"]),

@@ -97,7 +97,7 @@ mod tests {
         let heard = Arc::new(AtomicBool::new(false));
         let said = Arc::clone(&heard);
         later(move || {
-            let enabled = tracing::enabled!(tracing::Level::WARN);
+            let enabled = tracing::enabled!(Level::WARN);
             said.store(enabled, Ordering::Relaxed);
         });
         init("warn").unwrap();

@@ -126,7 +126,7 @@ impl Target {
                 "put_access",
                 &put,
                 "access",
-                json!({"asns": [64496]}),
+                json!({"cidrs": ["192.0.2.0/24"]}),
                 "tunnel_access_changed",
             ),
             ("put_bundle", &put, "bundles/1", jws, "tunnel_bundle_put"),

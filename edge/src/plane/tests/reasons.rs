@@ -200,8 +200,8 @@ async fn strict(served: &Served, table: &Table) -> (Rule, Issuer) {
     (state.add_rule(&by, &rule).await.unwrap(), issuer)
 }
 
-async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(stage: Stage) {
-    let mut served = Served::new(stage).await;
+async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(on: Stage) {
+    let mut served = Served::new(on).await;
     let table = Table {
         signer: Signer::p256(),
         rsa: Signer::rsa(),
