@@ -92,7 +92,11 @@ impl Rig {
         let mut session = daemon.accept().await;
         let answer = session.offer(&issuer.credential(1)).await;
         assert_eq!(answer, Answer::Ack, "the first credential");
-        proxy.ready().await;
+        until("readiness, but for routes", async || {
+            let page = proxy.page("/readyz").await?;
+            (page.starts_with('r') || page.contains("no routes yet")).then_some(())
+        })
+        .await;
         Self {
             issuer,
             daemon,

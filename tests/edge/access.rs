@@ -206,3 +206,21 @@ async fn a_connect_for_one_name_does_not_open_another() {
     let _ = tls.read_to_end(&mut said).await;
     assert_eq!(said, UNRECOGNIZED_NAME);
 }
+
+#[tokio::test]
+async fn those_who_are_refused_use_up_their_connections_too() {
+    let stand = Stand::start(0, OPEN).await;
+    let elsewhere = "cidrs: [192.0.2.0/24], streams: 3, connections_per_minute: 1";
+    stand.tell(&Tunnel::open_to(elsewhere));
+    stand.edge.logs("tunnels taken", 2).await;
+    for _ in 0..5 {
+        assert_eq!(
+            said_to(&stand, &hello("up.t.example")).await,
+            UNRECOGNIZED_NAME
+        );
+    }
+    for (reason, count) in [("address", 3), ("too_many", 2)] {
+        let name = format!("keyward_edge_refusals_total{{reason=\"{reason}\"}}");
+        assert_eq!(stand.edge.metric(&name).await, count, "{reason}");
+    }
+}

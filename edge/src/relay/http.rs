@@ -127,3 +127,25 @@ async fn idle(requests: &Weak<()>) {
         before = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_once_nothing_was_open_at_two_looks() {
+        let service = Arc::new(());
+        let requests = Arc::downgrade(&service);
+        let mut idle = std::pin::pin!(idle(&requests));
+        let long = IDLE_LOOK * 100;
+        let open = Arc::clone(&service);
+        assert!(
+            tokio::time::timeout(long, &mut idle).await.is_err(),
+            "a request is open"
+        );
+        drop(open);
+        let began = tokio::time::Instant::now();
+        idle.await;
+        assert!(began.elapsed() <= IDLE_LOOK * 2);
+    }
+}
