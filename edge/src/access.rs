@@ -208,7 +208,8 @@ impl Access {
         let (leaf, others) = certificates
             .split_first()
             .ok_or(Denial::CertificateRequired)?;
-        if fingerprints(leaf).any(|shown| self.settings.denied.contains(&shown)) {
+        let denied = &self.settings.denied;
+        if !denied.is_empty() && fingerprints(leaf).any(|shown| denied.contains(&shown)) {
             return Err(Denial::Denied);
         }
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
