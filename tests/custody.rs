@@ -2,15 +2,13 @@
 //! is in their memory, and what one may do to the other. What concerns the daemon alone is in `cli`.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use tokio::io::AsyncWriteExt;
 
 use crate::cli::process::{Daemon, KEYWARD, PROXY, Place, TOKEN};
 use crate::rig::line::connect;
-use crate::rig::{Canary, Carrier, Hello, Line, Proxy, Setup, Upstream, until};
+use crate::rig::{Canary, Carrier, Hello, Line, Proxy, Setup, Upstream, memory, until};
 
 /// A daemon and a proxy, each as its own user, that say as much as they ever say.
 struct Stage {
@@ -189,7 +187,8 @@ async fn the_memory_of_the_proxy_holds_no_ca_key_and_no_token() {
         .unwrap();
     assert_eq!(line.get("/").await.unwrap().status, 200);
 
-    let memory = memory_of(stage.proxy.id());
+    // What was mapped from a file is known; a secret is in what can be written.
+    let memory = memory::of(stage.proxy.id(), |rights| rights.starts_with("rw"));
     let holds = |part: &[u8]| memory.iter().any(|region| find(region, part));
     let read = |name: &str| std::fs::read_to_string(stage.place.path(name)).unwrap();
     let leaf = pki::Certificate::from_pem(&read("store/tls.crt")).unwrap();
@@ -239,31 +238,6 @@ fn decode(base64: &str) -> Vec<u8> {
         bytes.extend(&octets[..group.len() - 1]);
     }
     bytes
-}
-
-/// Everything that a process could read of itself; only root may.
-fn memory_of(pid: u32) -> Vec<Vec<u8>> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut regions = Vec::new();
-    for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (range, rights) = (words.next().unwrap(), words.next().unwrap());
-        // What was mapped from a file is known; a secret is in what can be written.
-        if !rights.starts_with("rw") {
-            continue;
-        }
-        let (from, to) = range.split_once('-').unwrap();
-        let number = |text| u64::from_str_radix(text, 16).unwrap();
-        let length = usize::try_from(number(to) - number(from)).unwrap();
-        let mut region = vec![0; length];
-        memory.seek(SeekFrom::Start(number(from))).unwrap();
-        if memory.read_exact(&mut region).is_ok() {
-            regions.push(region);
-        }
-    }
-    assert!(!regions.is_empty());
-    regions
 }
 
 fn find(bytes: &[u8], part: &[u8]) -> bool {

@@ -6,6 +6,7 @@ pub(crate) mod canary;
 pub(crate) mod credentials;
 pub(crate) mod daemon;
 pub(crate) mod line;
+pub(crate) mod memory;
 pub(crate) mod proxy;
 pub(crate) mod upstream;
 

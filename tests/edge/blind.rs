@@ -17,10 +17,10 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::evidence::{Capture, Flow, canaries, canary, files, holds, memory};
+use super::evidence::{Capture, Flow, canaries, canary, files, holds};
 use super::stand::EDGE;
 use super::world::{Kind, World, sha256};
-use crate::rig::until;
+use crate::rig::{memory, until};
 
 /// What a call carries, beside what comes back.
 const SENT: [&str; 6] = ["argument", "cookie", "path", "query", "session", "token"];
@@ -150,7 +150,7 @@ async fn nothing_of_what_goes_through_the_edge_can_be_found_there() {
     let mut arrived = upstream.arrived.clone();
     let looking = async {
         arrived.wait_for(|count| *count == 1).await.unwrap();
-        let of_proxy = memory(proxy.id());
+        let of_proxy = memory::of(proxy.id(), |_| true);
         let seen: Vec<_> = SENT
             .into_iter()
             .filter(|place| {
@@ -274,7 +274,7 @@ async fn door(world: &World, (id, domain): &(String, String), words: &[&str]) {
 /// Nothing of a call is in the edge's memory; the name that it went to is.
 fn blind(pid: u32, host: &str) {
     let mut named = false;
-    for region in memory(pid) {
+    for region in memory::of(pid, |_| true) {
         let found = canaries(&region);
         assert!(found.is_empty(), "in the edge's memory: {found:?}");
         named |= holds(&region, host.as_bytes());

@@ -1,10 +1,9 @@
-//! What can be read of a program from outside: its memory, its files, and what is said on the wire.
+//! What can be read of a program from outside: its files, and what is said on the wire. Its memory: `rig::memory`.
 //!
 //! Needs root, as CI has it: nobody else may read a hardened program's memory or every packet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -45,43 +44,6 @@ fn occurrences(bytes: &[u8], part: &[u8]) -> Vec<usize> {
     let starts = bytes.iter().enumerate().filter(|(_, byte)| **byte == first);
     let starts = starts.map(|(at, _)| at);
     starts.filter(|at| bytes[*at..].starts_with(part)).collect()
-}
-
-/// Every readable page of a process, whatever it is mapped from.
-pub(super) fn memory(pid: u32) -> Vec<Vec<u8>> {
-    const PAGE: usize = 4096;
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut regions = Vec::new();
-    for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (range, rights) = (words.next().unwrap(), words.next().unwrap());
-        // The kernel's own pages, the same in every process, are not read through this file.
-        if !rights.starts_with('r') || line.contains("[v") {
-            continue;
-        }
-        let (from, to) = range.split_once('-').unwrap();
-        let number = |text| u64::from_str_radix(text, 16).unwrap();
-        let length = usize::try_from(number(to) - number(from)).unwrap();
-        let mut region = vec![0; length];
-        memory.seek(SeekFrom::Start(number(from))).unwrap();
-        if memory.read_exact(&mut region).is_err() {
-            // A mapped file may be shorter than its mapping; what can be written is there as a whole.
-            assert!(!rights.starts_with("rw"), "not read: {line}");
-            region.clear();
-            let mut page = [0; PAGE];
-            for at in (number(from)..number(to)).step_by(PAGE) {
-                memory.seek(SeekFrom::Start(at)).unwrap();
-                if memory.read_exact(&mut page).is_err() {
-                    break;
-                }
-                region.extend(page);
-            }
-        }
-        regions.push(region);
-    }
-    assert!(regions.len() > 10, "{maps}");
-    regions
 }
 
 /// Every file below `folder`.

@@ -21,9 +21,7 @@ async fn a_denied_client_loses_its_stream_and_does_not_come_back_on_a_resumed_se
     let certificate = pki::Certificate::from_pem(&thief.0).unwrap();
     let other_form = process::twin(certificate.der()).unwrap();
     let mut twin = thief.clone();
-    twin.0 = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    process::base64::encode(&other_form, &mut twin.0);
-    twin.0.push_str("\n-----END CERTIFICATE-----\n");
+    twin.0 = pki::Certificate::from_der(other_form).unwrap().to_pem();
     let mut line = open(&Hello::with_client(&rig.issuer, &twin)).await.unwrap();
     assert_eq!(line.get("/").await.unwrap().status, 200);
 
