@@ -162,7 +162,7 @@ impl Connections {
                 Ok(answer)
             }
         });
-        let io = TokioIo::new(Tracked::new(stream, alive));
+        let io = TokioIo::new(Tracked::new(stream, alive, !http2));
         if http2 {
             let connection = self.http2.serve_connection(io, service);
             let whole = Whole::new(connection, gone);

@@ -13,6 +13,7 @@ mod roster;
 mod secret;
 mod serve;
 mod stalling;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::config::{EdgeCarrier, ForwardProxy};
 
 pub(crate) use roster::Roster;
 pub(crate) use stalling::Stalling;
+pub(crate) use stream::Tunnelled;
 
 use attach::{AttachError, Attached};
 use secret::Secrets;

@@ -1,11 +1,9 @@
 //! What inner TLS runs on, as one type for all carriers: so the HTTP stack is compiled once.
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::WebSocket;
-use crate::dial::Stalling;
+use crate::dial::{Stalling, Tunnelled};
 use crate::one_of::one_of;
 
 /// Bytes of inner TLS from and to a peer.
@@ -13,7 +11,7 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     WebSocket(Box<WebSocket<TcpStream>>),
     /// A stream that the edge opened.
-    Edge(Stalling<TokioIo<Upgraded>>),
+    Edge(Stalling<Tunnelled>),
 }
 
 one_of!(Stream: Tcp, WebSocket, Edge);

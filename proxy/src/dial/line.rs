@@ -9,8 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use control::Secret;
-use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming};
+use h2::RecvStream;
 use process::{Clock, SystemClock};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -28,7 +27,7 @@ const SOON: Duration = Duration::from_secs(1);
 pub(super) const QUEUE: usize = 8;
 
 /// Half of the control stream that goes to the edge.
-pub(super) type Sender = mpsc::Sender<Frame<Bytes>>;
+pub(super) type Sender = mpsc::Sender<Bytes>;
 
 /// One control stream.
 pub(super) struct Line {
@@ -74,7 +73,7 @@ impl Line {
     }
 
     /// Talks until the stream ends.
-    pub(super) async fn talk(mut self, mut incoming: Incoming) {
+    pub(super) async fn talk(mut self, mut incoming: RecvStream) {
         let tasks = self.shared.tasks.clone();
         let surplus = self.entry.surplus();
         let mut lines = Lines::default();
@@ -92,11 +91,10 @@ impl Line {
             }
             let (again, retire_at) = (self.again, self.retire_at);
             let over = tokio::select! {
-                frame = incoming.frame() => match frame {
-                    Some(Ok(frame)) => {
-                        if let Some(data) = frame.data_ref() {
-                            lines.push(data);
-                        }
+                data = incoming.data() => match data {
+                    Some(Ok(data)) => {
+                        lines.push(&data);
+                        let _ = incoming.flow_control().release_capacity(data.len());
                         false
                     }
                     _ => true,
@@ -178,8 +176,10 @@ impl Line {
 
     async fn say(&self, message: &FromProxy) -> Result<(), Over> {
         let line = wire::line(message).map_err(|_| Over)?;
-        let frame = Frame::data(Bytes::copy_from_slice(&line));
-        self.out.send(frame).await.map_err(|_| Over)
+        self.out
+            .send(Bytes::copy_from_slice(&line))
+            .await
+            .map_err(|_| Over)
     }
 }
 

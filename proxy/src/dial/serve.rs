@@ -1,6 +1,5 @@
 //! One connection to the edge, as its HTTP/2 server: the control stream, and a CONNECT for each agent.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,15 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use control::Secret;
-use futures_util::StreamExt;
+use h2::server::{Connection, SendResponse};
+use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, StreamBody};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use process::Tasks;
+use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +22,8 @@ use super::attach::Attached;
 use super::line::{Line, QUEUE};
 use super::roster::{Entry, Roster};
 use super::stalling::Stalling;
-use crate::carrier::{Arrival, CarrierError, Door, Leaving, Stream};
+use super::stream::Tunnelled;
+use crate::carrier::{Arrival, Door, Leaving, Stream};
 use crate::chain::Chain;
 use crate::config::EdgeCarrier;
 
@@ -38,7 +36,16 @@ const PENDING_RESETS: usize = 1024;
 /// The edge has to open the control stream and bind the connection within this.
 const CONTROL_LIMIT: Duration = Duration::from_secs(10);
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// Why a connection ended, where it did not end in an orderly way.
+#[derive(Debug, Error)]
+enum Ended {
+    #[error(transparent)]
+    Broken(#[from] h2::Error),
+    #[error("the edge answers no ping")]
+    Silent,
+    #[error("the edge opened no control stream, or ended it")]
+    NoControl,
+}
 
 /// What all connections to the edge share.
 pub(super) struct Shared {
@@ -72,7 +79,6 @@ impl Shared {
 
 /// Serves a connection until it ends.
 pub(super) async fn run(shared: Arc<Shared>, attached: Attached, entry: Entry) {
-    let tasks = shared.tasks.clone();
     let Attached {
         stream,
         secret,
@@ -80,65 +86,84 @@ pub(super) async fn run(shared: Arc<Shared>, attached: Attached, entry: Entry) {
         ..
     } = attached;
     tracing::info!(edge = shared.edge.host, instance, "connected to the edge");
-    let talked = CancellationToken::new();
     let streams = Arc::new(Streams {
         opened: AtomicBool::new(false),
-        shared: Arc::clone(&shared),
+        shared,
         entry: Arc::new(entry),
         secret,
-        over: talked.clone(),
+        over: CancellationToken::new(),
         retire: CancellationToken::new(),
     });
-    let opened = Arc::clone(&streams);
-    let service = service_fn(move |request| {
-        let answer = Streams::answer(&streams, request);
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let mut connection = std::pin::pin!(builder(&shared).serve_connection(stream, service));
-    let controlled = async {
-        tokio::time::sleep(CONTROL_LIMIT).await;
-        if opened.opened.load(Ordering::Relaxed) {
-            talked.cancelled().await;
-        }
-    };
-    let ended = tokio::select! {
-        ended = &mut connection => Some(ended),
-        // Without it nobody would know when the credential is cut.
-        () = controlled => {
-            tracing::warn!(instance, "no control stream on a connection to the edge");
-            return;
-        }
-        () = tasks.stopping() => None,
-    };
-    let ended = if let Some(ended) = ended {
-        ended
-    } else {
-        // The edge opens no more streams; those that run may end.
-        connection.as_mut().graceful_shutdown();
-        connection.await
-    };
-    let error = ended.err().map(|error| Chain(&error).to_string());
+    let error = serve(&streams, stream).await.err();
+    let error = error.map(|error| Chain(&error).to_string());
     tracing::info!(instance, error, "connection to the edge ended");
 }
 
-fn builder(shared: &Shared) -> http2::Builder<Tasks> {
+async fn serve(streams: &Arc<Streams>, stream: Upgraded) -> Result<(), Ended> {
+    let handshake = builder(&streams.shared).handshake(TokioIo::new(stream));
+    // The edge speaks first, and at once.
+    let handshake = tokio::time::timeout(CONTROL_LIMIT, handshake).await;
+    let mut connection: Connection<_, Bytes> = handshake.map_err(|_| Ended::NoControl)??;
+    let mut beating = std::pin::pin!(beat(connection.ping_pong()));
+    // Without it nobody would know when the credential is cut.
+    let mut controlled = std::pin::pin!(async {
+        tokio::time::sleep(CONTROL_LIMIT).await;
+        if streams.opened.load(Ordering::Relaxed) {
+            streams.over.cancelled().await;
+        }
+    });
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(accepted) => {
+                    let (request, answer) = accepted?;
+                    Streams::answer(streams, request, answer);
+                }
+                None => return Ok(()),
+            },
+            ended = &mut beating => return Err(ended),
+            () = &mut controlled, if !leaving => return Err(Ended::NoControl),
+            () = streams.shared.tasks.stopping(), if !leaving => {
+                // The edge opens no more streams; those that run may end.
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+fn builder(shared: &Shared) -> h2::server::Builder {
     let streams = u32::try_from(shared.door.limit).unwrap_or(u32::MAX);
-    let mut builder = http2::Builder::new(shared.tasks.clone());
+    let mut builder = h2::server::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(wire::STREAM_WINDOW)
+        .initial_window_size(wire::STREAM_WINDOW)
         .initial_connection_window_size(wire::CONNECTION_WINDOW)
         .max_frame_size(wire::MAX_FRAME)
         // One more for the control stream.
         .max_concurrent_streams(streams.saturating_add(1))
         .max_header_list_size(HEAD)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         // Agents' aborts come as resets from the edge: they are no fault of this connection.
-        .max_local_error_reset_streams(None)
-        .keep_alive_interval(wire::PING_EVERY)
-        .keep_alive_timeout(wire::PING_TIMEOUT);
+        .max_local_error_reset_streams(None);
     builder
+}
+
+/// Sends a PING now and then until one is not answered.
+async fn beat(ping: Option<PingPong>) -> Ended {
+    let Some(mut ping) = ping else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(wire::PING_EVERY).await;
+        let answer = ping.ping(Ping::opaque());
+        match tokio::time::timeout(wire::PING_TIMEOUT, answer).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return Ended::Silent,
+        }
+    }
 }
 
 /// The streams of one connection.
@@ -155,15 +180,20 @@ struct Streams {
 }
 
 impl Streams {
-    fn answer(this: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    /// Answers what the edge asked for. What was reset meanwhile is nobody's loss.
+    fn answer(this: &Arc<Self>, request: Request<RecvStream>, mut answer: SendResponse<Bytes>) {
         if request.method() == Method::CONNECT {
-            return this.connect(request);
+            return this.connect(request, answer);
         }
         let control =
             request.method() == Method::POST && request.uri().path() == wire::CONTROL_PATH;
         if !control || this.opened.swap(true, Ordering::Relaxed) {
-            return status(StatusCode::NOT_FOUND);
+            let _ = answer.send_response(status(StatusCode::NOT_FOUND), true);
+            return;
         }
+        let Ok(send) = answer.send_response(status(StatusCode::OK), false) else {
+            return;
+        };
         let (out, lines) = mpsc::channel(QUEUE);
         let line = Line::new(
             Arc::clone(&this.shared),
@@ -174,44 +204,48 @@ impl Streams {
         );
         let over = this.over.clone().drop_guard();
         this.shared.tasks.spawn(async move {
-            line.talk(request.into_body()).await;
+            tokio::join!(line.talk(request.into_body()), tell(send, lines));
             drop(over);
         });
-        let lines = futures_util::stream::unfold(lines, |mut lines| async {
-            let frame = lines.recv().await?;
-            Some((frame, lines))
-        });
-        Response::new(StreamBody::new(lines.map(Ok)).boxed_unsync())
     }
 
-    fn connect(&self, request: Request<Incoming>) -> Response<Body> {
+    fn connect(&self, request: Request<RecvStream>, mut answer: SendResponse<Bytes>) {
         let door = &self.shared.door;
         door.telemetry.accepted.increment();
         if door.telemetry.connections.get() >= door.limit as u64 {
             door.telemetry.refused.increment();
-            return status(StatusCode::SERVICE_UNAVAILABLE);
+            let _ = answer.send_response(status(StatusCode::SERVICE_UNAVAILABLE), true);
+            return;
         }
         let peer = forwarded(request.headers());
-        let retire = self.retire.clone();
-        let mutual = !self.shared.edge.allow_without_client_certificate;
-        let opening = async move {
-            let upgraded = hyper::upgrade::on(request).await?;
-            Ok::<_, CarrierError>(Arrival {
-                stream: Stream::Edge(Stalling::new(TokioIo::new(upgraded), wire::STALL)),
-                peer,
-                leaving: Leaving::default(),
-                mutual,
-                retire,
-            })
+        let Ok(send) = answer.send_response(status(StatusCode::OK), false) else {
+            return;
         };
-        let door = door.clone();
-        self.shared.tasks.spawn(door.receive(NAME, opening));
-        status(StatusCode::OK)
+        let stream = Tunnelled::new(send, request.into_body());
+        let arrival = Arrival {
+            stream: Stream::Edge(Stalling::new(stream, wire::STALL)),
+            peer,
+            leaving: Leaving::default(),
+            mutual: !self.shared.edge.allow_without_client_certificate,
+            retire: self.retire.clone(),
+        };
+        let receiving = door.clone().receive(NAME, std::future::ready(Ok(arrival)));
+        self.shared.tasks.spawn(receiving);
     }
 }
 
-fn status(status: StatusCode) -> Response<Body> {
-    let mut answer = Response::new(Empty::new().boxed_unsync());
+/// Sends the lines of the control stream, and its end. They are few and short: HTTP/2 may hold them.
+async fn tell(mut send: SendStream<Bytes>, mut lines: mpsc::Receiver<Bytes>) {
+    while let Some(line) = lines.recv().await {
+        if send.send_data(line, false).is_err() {
+            return;
+        }
+    }
+    let _ = send.send_data(Bytes::new(), true);
+}
+
+fn status(status: StatusCode) -> Response<()> {
+    let mut answer = Response::new(());
     *answer.status_mut() = status;
     answer
 }
