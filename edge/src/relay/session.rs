@@ -77,7 +77,9 @@ where
     let over = CancellationToken::new();
     // Whatever ends this future ends the connection with everything that runs on it.
     let _guard = over.clone().drop_guard();
-    let opened = tokio::time::timeout(OPENING_LIMIT, open(&shared, io, &proxy, &over)).await;
+    // Boxed: the connection lives on without the room that its opening took.
+    let opening = Box::pin(open(&shared, io, &proxy, &over));
+    let opened = tokio::time::timeout(OPENING_LIMIT, opening).await;
     let session = match opened {
         Ok(Ok(session)) => session,
         Ok(Err(ended)) => return ended,
@@ -117,8 +119,8 @@ where
     let stop = over.clone();
     shared.tasks.spawn(async move {
         tokio::select! {
-            // Why it ended is seen where somebody reads or writes.
-            _ = connection => stop.cancel(),
+            // Why it ended is seen where somebody reads or writes. Not moved, else the task holds room for two.
+            _ = &mut connection => stop.cancel(),
             () = stop.cancelled() => {}
         }
     });
