@@ -101,7 +101,7 @@ impl Connections {
     /// Answers requests until the connection ends. Dropping the future closes it.
     pub(crate) async fn serve(
         &self,
-        stream: TlsStream<Stream>,
+        stream: Box<TlsStream<Stream>>,
         established: Established,
         origin: Origin,
     ) {

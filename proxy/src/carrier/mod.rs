@@ -248,7 +248,8 @@ impl Door {
         carrier: &'static str,
         opening: impl Future<Output = Result<Arrival, CarrierError>>,
     ) {
-        let result = {
+        // Boxed, as what it ends in is: an idle connection lives on without the room that its handshake took.
+        let result = Box::pin(async {
             let waiting = self.handshakes.wait();
             let complete = async {
                 let arrival = opening.await?;
@@ -262,7 +263,7 @@ impl Door {
                     retire: arrival.retire,
                     patient: self.patient,
                 };
-                Ok((stream, established, origin))
+                Ok((Box::new(stream), established, origin))
             };
             tokio::select! {
                 complete = tokio::time::timeout(self.handshake_timeout, complete) => {
@@ -271,7 +272,8 @@ impl Door {
                 () = waiting.evicted() => Err(HandshakeError::Evicted),
                 () = self.tasks.stopping(), if !self.patient => Err(HandshakeError::Stopping),
             }
-        };
+        })
+        .await;
         match result {
             Ok((stream, established, origin)) => {
                 let serving = self.connections.serve(stream, established, origin);
