@@ -79,28 +79,10 @@ pub(crate) async fn run(findings: &mut Findings, tasks: &Tasks) -> Result<(), Fa
     for run in 0..RUNS {
         let by_secret = run % 2 == 0;
         let longest = if by_secret {
-            let next = world.secret(run + 1).await?;
-            let bound = world.bind(&secret.value).await?;
-            world.shop.write("renewing.secret", &next.value)?;
             renewals += 2 * LINKS;
-            let renewed = async || world.logged(RENEWED) >= renewals;
-            until("every connection of the proxy renewed in band", renewed).await?;
-            let path = format!("/v1/tunnels/{}/secrets/{}/archive", world.tunnel, secret.id);
-            let cut = world.api.post(&path, &json!({})).await?;
-            let old = std::mem::replace(&mut secret, next).value;
-            world.gone(run, bound, &cut, &old).await?
+            world.archive(run, &mut secret, renewals).await?
         } else {
-            let bound = world.bind(&token).await?;
-            let path = format!("/v1/tunnels/{}/rotate_token", world.tunnel);
-            let cut = world
-                .api
-                .post(
-                    &path,
-                    &json!({"reason": "bench", "cut_old_after_seconds": 0}),
-                )
-                .await?;
-            let old = std::mem::replace(&mut token, member(&cut.object, "tunnel_token")?);
-            world.gone(run, bound, &cut, &old).await?
+            world.rotate(run, &mut token).await?
         };
         let answered = caller.call(&get(&host, "/")).await;
         answered
@@ -151,6 +133,34 @@ impl World {
             tunnel: id,
         };
         Ok((world, domain))
+    }
+
+    /// Archives the secret, after the proxy has taken a new one in band, for the `renewals`th time.
+    async fn archive(
+        &self,
+        run: u32,
+        secret: &mut Secret,
+        renewals: usize,
+    ) -> Result<f64, Failure> {
+        let next = self.secret(run + 1).await?;
+        let bound = self.bind(&secret.value).await?;
+        self.shop.write("renewing.secret", &next.value)?;
+        let renewed = async || self.logged(RENEWED) >= renewals;
+        until("every connection of the proxy renewed in band", renewed).await?;
+        let path = format!("/v1/tunnels/{}/secrets/{}/archive", self.tunnel, secret.id);
+        let cut = self.api.post(&path, &json!({})).await?;
+        let old = std::mem::replace(secret, next).value;
+        self.gone(run, bound, &cut, &old).await
+    }
+
+    /// Rotates the token.
+    async fn rotate(&self, run: u32, token: &mut String) -> Result<f64, Failure> {
+        let bound = self.bind(token).await?;
+        let path = format!("/v1/tunnels/{}/rotate_token", self.tunnel);
+        let asked = json!({"reason": "bench", "cut_old_after_seconds": 0});
+        let cut = self.api.post(&path, &asked).await?;
+        let old = std::mem::replace(token, member(&cut.object, "tunnel_token")?);
+        self.gone(run, bound, &cut, &old).await
     }
 
     /// A secret that did not exist before.
