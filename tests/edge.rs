@@ -24,6 +24,7 @@ mod path;
 #[path = "../edge/src/tests/postgres.rs"]
 mod postgres;
 mod several;
+mod signals;
 mod stand;
 mod state;
 mod toxics;

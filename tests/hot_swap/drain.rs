@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::streams::open_stream;
@@ -11,7 +12,8 @@ use crate::rig::{Carrier, HOST, Hello, Line, Rig, until};
 const LIMIT: Duration = Duration::from_secs(6);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_sigterm_a_long_call_ends_well_a_stream_gets_the_whole_limit_and_the_exit_code_is_0() {
+async fn at_sigterm_however_often_a_long_call_ends_well_a_stream_gets_the_whole_limit_and_the_exit_code_is_0()
+ {
     let rig = Rig::start(|setup| setup.shutdown_timeout("6s")).await;
     let mut stream = open_stream(&rig, Carrier::Tls).await;
     let hello = Hello::new(&rig.issuer);
@@ -27,7 +29,7 @@ async fn at_sigterm_a_long_call_ends_well_a_stream_gets_the_whole_limit_and_the_
     .await;
 
     let stopped = Instant::now();
-    rig.proxy.terminate();
+    rig.proxy.signal(Signal::TERM);
     until("the drain", async || {
         let page = rig.proxy.page("/readyz").await?;
         page.contains("draining").then_some(())
@@ -36,6 +38,8 @@ async fn at_sigterm_a_long_call_ends_well_a_stream_gets_the_whole_limit_and_the_
     let mut number = 0;
     let mut more_than_half = async || {
         number += 1;
+        // Managers repeat themselves.
+        rig.proxy.signal(Signal::TERM);
         rig.upstream.say(number);
         let event = format!("data: {number}\n\n");
         stream.read_to(&event).await.unwrap();
@@ -53,4 +57,29 @@ async fn at_sigterm_a_long_call_ends_well_a_stream_gets_the_whole_limit_and_the_
     assert_eq!(rest.trim_start_matches("\r\n"), "0\r\n\r\n");
     let proxy = Arc::into_inner(rig.proxy).expect("nobody else has it");
     assert_eq!(proxy.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigint_ends_the_drain_at_once() {
+    let rig = Rig::start(|setup| setup.shutdown_timeout("1h")).await;
+    let mut stream = open_stream(&rig, Carrier::Tls).await;
+    rig.proxy.signal(Signal::INT);
+    until("the drain", async || {
+        let page = rig.proxy.page("/readyz").await?;
+        page.contains("draining").then_some(())
+    })
+    .await;
+    // As a supervisor in the same terminal passes it on: no second SIGINT.
+    rig.proxy.signal(Signal::TERM);
+    for number in 0..20 {
+        rig.upstream.say(number);
+        stream
+            .read_to(&format!("data: {number}\n\n"))
+            .await
+            .unwrap();
+    }
+    rig.proxy.signal(Signal::INT);
+    stream.rest().await;
+    let proxy = Arc::into_inner(rig.proxy).expect("nobody else has it");
+    assert_eq!(proxy.ended().await.code(), Some(70));
 }

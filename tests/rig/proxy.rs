@@ -225,10 +225,9 @@ impl Proxy {
         self.child.id().expect("it runs")
     }
 
-    /// Sends SIGTERM.
-    pub(crate) fn terminate(&self) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let process = Pid::from_raw(self.id().try_into().unwrap()).unwrap();
-        kill_process(process, Signal::TERM).unwrap();
+        kill_process(process, signal).unwrap();
     }
 
     /// Waits for its end.

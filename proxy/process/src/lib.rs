@@ -38,9 +38,11 @@ pub const BUILD: &str = concat!(
 
 /// Runs a program to its end and says how it ended.
 ///
-/// The first SIGTERM or SIGINT stops `tasks`, upon which `run` is expected to drain and return; a
-/// second one ends the process at once. SIGHUP is ignored from here on: whoever wants it takes it
-/// with [`tokio::signal`], and it never ends the process. An error is printed to standard error.
+/// The first SIGTERM or SIGINT stops `tasks`, upon which `run` is expected to drain and return. SIGTERM
+/// again changes nothing: managers repeat it, and their own limit ends with SIGKILL. A second SIGINT is
+/// a person who does not want to wait, and ends the process at once. SIGHUP is ignored from here on:
+/// whoever wants it takes it with [`tokio::signal`], and it never ends the process. An error is printed
+/// to standard error.
 pub fn start<R, F>(run: R) -> ExitCode
 where
     R: FnOnce(Tasks) -> F,
@@ -82,8 +84,8 @@ where
     let tasks = Tasks::new();
     tokio::select! {
         outcome = run(tasks.clone()) => outcome,
-        () = signals.stop_twice(&tasks) => {
-            Err(Failure::internal("stopped by a second signal, without draining"))
+        () = signals.interrupted(&tasks) => {
+            Err(Failure::internal("stopped by a second SIGINT, without draining"))
         }
     }
 }
@@ -106,17 +108,23 @@ impl Signals {
         })
     }
 
-    async fn stop_twice(mut self, tasks: &Tasks) {
-        self.next().await;
-        tracing::info!("shutting down");
-        tasks.stop();
-        self.next().await;
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// Stops `tasks` at the first signal; resolves at the second SIGINT. One of each is no second one: a
+    /// terminal interrupts a whole group of processes, and the parent among them passes its stop on.
+    async fn interrupted(mut self, tasks: &Tasks) {
+        let mut once = false;
+        loop {
+            let interrupt = tokio::select! {
+                _ = self.terminate.recv() => false,
+                _ = self.interrupt.recv() => true,
+            };
+            if interrupt && once {
+                return;
+            }
+            once |= interrupt;
+            if !tasks.is_stopping() {
+                tracing::info!("shutting down");
+                tasks.stop();
+            }
         }
     }
 }
