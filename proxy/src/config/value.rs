@@ -2,6 +2,7 @@
 //!
 //! Pure; each function takes text and gives a value that cannot be wrong, or says why not.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -141,15 +142,33 @@ impl Target {
 
     /// `host:port` as it stands in a `Host` header; a default port is left out (RFC 9110 §4.2.3).
     pub fn authority(&self) -> String {
+        let mut text = self.address();
+        if self.port == if self.tls { 443 } else { 80 } {
+            text.truncate(text.rfind(':').unwrap_or(text.len()));
+        }
+        text
+    }
+
+    /// `host:port`, as it is dialled.
+    fn address(&self) -> String {
         let bracketed = self.host.contains(':');
         let (open, close) = if bracketed { ("[", "]") } else { ("", "") };
-        let host = &self.host;
-        if self.port == if self.tls { 443 } else { 80 } {
-            format!("{open}{host}{close}")
-        } else {
-            format!("{open}{host}{close}:{}", self.port)
-        }
+        format!("{open}{}{close}:{}", self.host, self.port)
     }
+}
+
+/// As [`parse`](Target::parse) reads it, for logs and metrics.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.address())
+    }
+}
+
+/// Reads `<tunnel-domain>`: lower case, without a dot at either end.
+pub fn domain(text: &str) -> Option<String> {
+    let name = text.trim_start_matches('.').trim_end_matches('.');
+    is_name(name).then(|| name.to_ascii_lowercase())
 }
 
 /// Whether `text` may be a host name or an IPv4 address: letters, digits, `-`, `_` and single dots.
@@ -249,16 +268,18 @@ mod tests {
     fn an_upstream_is_scheme_host_and_port_and_nothing_else() {
         for (text, authority) in [
             ("http://docs:8000", "docs:8000"),
-            ("HTTP://Docs.Example:80", "docs.example"),
+            ("http://docs:443", "docs:443"),
+            ("http://docs.example:80", "docs.example"),
             ("https://10.0.0.1:443", "10.0.0.1"),
+            ("https://[fd00::1]:443", "[fd00::1]"),
             ("https://[fd00::1]:8443", "[fd00::1]:8443"),
         ] {
-            assert_eq!(
-                Target::parse(text).unwrap().authority(),
-                authority,
-                "{text}"
-            );
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target.authority(), authority, "{text}");
+            assert_eq!(target.to_string(), text, "its port is always written");
         }
+        let shouted = Target::parse("HTTP://Docs.Example:80").unwrap();
+        assert_eq!(shouted.to_string(), "http://docs.example:80");
         for bad in [
             "docs:8000",
             "http://docs",

@@ -332,7 +332,7 @@ impl Relay {
             .is_some_and(|events| events.position.is_between_events());
         tracing::warn!(
             tunnel = %self.caller.tunnel,
-            upstream = %self.upstream.target.authority(),
+            upstream = %self.upstream.target,
             error = %Chain(&error),
             clean,
             "upstream broke off its answer"

@@ -229,8 +229,8 @@ impl Forwarder {
             "Connections opened to upstreams.",
         );
         for upstream in self.0.tables.upstreams() {
-            let authority = upstream.target.authority();
-            let labels = [("upstream", &*authority)];
+            let target = upstream.target.to_string();
+            let labels = [("upstream", &*target)];
             page.sample(
                 "keyward_proxy_upstream_connections_total",
                 &labels,

@@ -119,8 +119,8 @@ impl Tables {
     }
 
     fn entry(&self, rule: Rule) -> Arc<Entry> {
+        tracing::info!(route = %rule.name, upstream = %rule.target, "route configured");
         let authority = rule.target.authority();
-        tracing::info!(route = %rule.name, upstream = %authority, tls = rule.target.tls, "route configured");
         let authority = HeaderValue::try_from(authority).expect("a parsed target is ASCII");
         Arc::new(Entry {
             upstream: self.upstream(&rule.target),
