@@ -5,6 +5,7 @@ mod commands;
 mod daemon;
 mod documents;
 pub(crate) mod process;
+mod proxy;
 pub(crate) mod stage;
 
 pub(crate) use documents::undocumented;

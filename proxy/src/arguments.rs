@@ -2,6 +2,7 @@
 //! be a tenth of the binary.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use process::{Exit, Failure};
 use proxy::Options;
-use proxy::config::{Config, DEFAULT_PATHS};
+use proxy::config::{Config, DEFAULT_PATHS, value};
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
@@ -18,7 +19,9 @@ keyward-proxy: ends inner TLS of an MCP tunnel and routes calls to upstream MCP 
 usage: keyward-proxy [health] [flags]
 
   health                 ask the running proxy whether it is ready; exit code 0 or 69
-  --config PATH          the configuration file
+  --config PATH          the configuration file; without it the first that is there of
+                         /etc/mcp-gateway/config.yaml, /etc/mcp-proxy/config.yaml
+                         and /etc/keyward/proxy.yaml
   --tunnel-domain NAME   stands before tunnel_domain in the file
   --check                print the configuration in force and exit
   --firewall             with --check: print what a firewall has to let through
@@ -27,9 +30,6 @@ usage: keyward-proxy [health] [flags]
 
 Flags may be written with one dash, and with = before their value.
 ";
-
-/// Our own place for the file, after the stock proxy's two.
-const OWN_PATH: &str = "/etc/keyward/proxy.yaml";
 
 /// What the program is to do.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(crate) enum Command {
 /// Reads the words after the program's name.
 pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
     let mut words = words.map(|word| {
-        let told = |word: OsString| usage(format!("{} is not UTF-8", word.display()));
+        let told = |word: OsString| usage(&word.display(), "is not UTF-8", "every word must be");
         word.into_string().map_err(told)
     });
     let mut config = None;
@@ -63,39 +63,53 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Fa
                 health = true;
                 continue;
             }
-            return Err(usage(format!("unknown word {word:?}")));
+            return Err(usage(&word, "is not known", "health is the only word"));
         };
         let (name, inline) = match flag.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (flag, None),
         };
-        let mut value = || match &inline {
-            Some(value) => Ok(value.clone()),
+        let mut value = || match inline.clone() {
+            Some(value) => Ok(value),
             None => words
                 .next()
                 .transpose()?
-                .ok_or_else(|| usage(format!("--{name} wants a value"))),
+                .ok_or_else(|| usage(&word, "wants a value", "it is the last word")),
         };
         match name {
             "config" => config = Some(PathBuf::from(value()?)),
-            "tunnel-domain" => tunnel_domain = Some(value()?),
+            "tunnel-domain" => tunnel_domain = Some(domain(value()?)?),
+            _ if inline.is_some() => {
+                return Err(usage(&word, "is not known", "no such flag has a value"));
+            }
             "check" => check = true,
             "firewall" => firewall = true,
             "version" => return Ok(Command::Version),
             "help" | "h" => return Ok(Command::Help),
-            _ => return Err(usage(format!("unknown flag {word:?}"))),
+            _ => return Err(usage(&word, "is not known", "no flag has this name")),
         }
     }
-    let options = Options {
-        config: config.unwrap_or_else(default_path),
+    let command = chosen(health, check, firewall)?;
+    Ok(command(Options {
+        config: config.map_or_else(|| found(&DEFAULT_PATHS), Ok)?,
         tunnel_domain,
-    };
-    Ok(match (health, check) {
-        (true, _) => Command::Health(options),
-        (_, true) if firewall => Command::Firewall(options),
-        (_, true) => Command::Check(options),
-        _ if firewall => return Err(usage("--firewall wants --check".to_owned())),
-        _ => Command::Run(options),
+    }))
+}
+
+fn chosen(health: bool, check: bool, firewall: bool) -> Result<fn(Options) -> Command, Failure> {
+    Ok(match (health, check, firewall) {
+        (false, false, false) => Command::Run,
+        (true, false, false) => Command::Health,
+        (false, true, false) => Command::Check,
+        (false, true, true) => Command::Firewall,
+        (true, ..) => return Err(usage(&"health", "goes alone", "--check is another command")),
+        (false, false, true) => {
+            return Err(usage(
+                &"--firewall",
+                "wants --check",
+                "it changes what that prints",
+            ));
+        }
     })
 }
 
@@ -138,19 +152,38 @@ fn load(options: &Options) -> Result<Config, Failure> {
     Config::load(&options.config, options.tunnel_domain.as_deref())
 }
 
-/// The first of the known places that has a file; the first of all when none has, for the error.
-fn default_path() -> PathBuf {
-    let places = || DEFAULT_PATHS.into_iter().chain([OWN_PATH]).map(Path::new);
-    let found = places().find(|path| path.exists());
-    found
-        .or_else(|| places().next())
-        .unwrap_or(Path::new(OWN_PATH))
-        .to_owned()
+/// The first of `places` where there is something, be it good or not.
+fn found(places: &[&str]) -> Result<PathBuf, Failure> {
+    // What cannot be looked at may be there: opening it will say why it cannot.
+    let there = |place: &&&str| Path::new(place).try_exists().unwrap_or(true);
+    if let Some(place) = places.iter().find(there) {
+        return Ok(PathBuf::from(place));
+    }
+    let first = places.first().unwrap_or(&"config.yaml");
+    let failure = Failure::config(format!("open {first}: no such file or directory"));
+    Err(failure
+        .cause(format!(
+            "--config is not given, and none of these is there: {}",
+            places.join(", ")
+        ))
+        .next("write one of them, or say with --config where the file is"))
 }
 
-fn usage(what: String) -> Failure {
-    Failure::new(Exit::Usage, what)
-        .cause("the command line has a word that keyward-proxy does not know")
+/// The flag's value, which may be empty for none. Wrong, it is the command line's fault and not the file's.
+fn domain(text: String) -> Result<String, Failure> {
+    if text.is_empty() || value::domain(&text).is_some() {
+        return Ok(text);
+    }
+    Err(usage(
+        &text,
+        "is no domain name",
+        "it follows --tunnel-domain",
+    ))
+}
+
+fn usage(word: &dyn Display, what: &str, cause: &str) -> Failure {
+    Failure::new(Exit::Usage, format!("{word} {what}"))
+        .cause(cause)
         .next("keyward-proxy --help lists what it knows")
 }
 
@@ -185,18 +218,94 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_flag_is_a_usage_error_that_says_what_to_do() {
-        for bad in [
-            &["--confg", "/x"][..],
-            &["run"],
-            &["--config"],
-            &["--firewall"],
+    fn each_wrong_word_has_its_own_cause_and_says_what_to_do() {
+        for (bad, what, cause) in [
+            (
+                &["--confg", "/x"][..],
+                "--confg is not known",
+                "no flag has this name",
+            ),
+            (&["run"][..], "run is not known", "health is the only word"),
+            (
+                &["health", "health"][..],
+                "health is not known",
+                "health is the only word",
+            ),
+            (
+                &["-config"][..],
+                "-config wants a value",
+                "it is the last word",
+            ),
+            (
+                &["--check=no"][..],
+                "--check=no is not known",
+                "no such flag has a value",
+            ),
+            (
+                &["--firewall"][..],
+                "--firewall wants --check",
+                "it changes what that prints",
+            ),
+            (
+                &["health", "--check"][..],
+                "health goes alone",
+                "--check is another command",
+            ),
+            (
+                &["-tunnel-domain=https://x"][..],
+                "https://x is no domain name",
+                "it follows --tunnel-domain",
+            ),
         ] {
-            let failure = words(bad).expect_err("unknown");
+            let failure = words(bad).expect_err(what);
             assert_eq!(failure.exit(), Exit::Usage);
-            let text = failure.to_string();
-            assert!(text.contains("cause:") && text.contains("next:"), "{text}");
+            let text = format!(
+                "{what}\n  cause: {cause}\n  next: keyward-proxy --help lists what it knows"
+            );
+            assert_eq!(failure.to_string(), text);
         }
+        let foreign = std::os::unix::ffi::OsStringExt::from_vec(vec![b'\xff']);
+        let failure = parse([foreign].into_iter()).expect_err("no UTF-8");
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(
+            failure
+                .to_string()
+                .contains("is not UTF-8\n  cause: every word must be")
+        );
+        // The chart passes the flag even where it has no domain.
+        assert!(matches!(
+            words(&["-config=/x", "-tunnel-domain", ""]),
+            Ok(Command::Run(_))
+        ));
+    }
+
+    #[test]
+    fn without_the_flag_the_first_file_that_is_there_counts_and_none_is_told_with_all_places() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let places = ["a/config.yaml", "b/config.yaml", "own.yaml"].map(path);
+        let places = places.each_ref().map(String::as_str);
+        let none = found(&places).expect_err("none is there");
+        assert_eq!(none.exit(), Exit::Config);
+        assert_eq!(
+            none.to_string(),
+            format!(
+                "open {}: no such file or directory\n  cause: --config is not given, and none of these \
+                 is there: {}\n  next: write one of them, or say with --config where the file is",
+                places[0],
+                places.join(", ")
+            )
+        );
+        for (at, place) in places.iter().enumerate().rev() {
+            std::fs::create_dir_all(Path::new(place).parent().unwrap()).unwrap();
+            std::fs::write(place, "").unwrap();
+            assert_eq!(
+                found(&places).unwrap(),
+                Path::new(places[at]),
+                "before those behind it"
+            );
+        }
+        assert!(DEFAULT_PATHS.iter().all(|place| HELP.contains(place)));
     }
 
     #[test]

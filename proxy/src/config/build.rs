@@ -162,16 +162,13 @@ fn domain(text: Option<&str>) -> Result<Option<String>, ConfigError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let name = text.trim_start_matches('.').trim_end_matches('.');
-    if !value::is_name(name) {
-        return Err(ConfigError::Value {
-            key: "tunnel_domain",
-            value: text.to_owned(),
-            reason: "is no domain name",
-            next: "write the tunnel's domain, for instance abcd1234.tunnel.anthropic.com",
-        });
-    }
-    Ok(Some(name.to_ascii_lowercase()))
+    let name = value::domain(text).ok_or_else(|| ConfigError::Value {
+        key: "tunnel_domain",
+        value: text.to_owned(),
+        reason: "is no domain name",
+        next: "write the tunnel's domain, for instance abcd1234.tunnel.anthropic.com",
+    })?;
+    Ok(Some(name))
 }
 
 fn upstream(raw: RawUpstream) -> Result<UpstreamPolicy, ConfigError> {

@@ -29,8 +29,12 @@ pub use error::ConfigError;
 pub(crate) use error::reason;
 pub use raw::{Raw, parse};
 
-/// Where the file is looked for when the command line does not say: the stock proxy's two places.
-pub const DEFAULT_PATHS: [&str; 2] = ["/etc/mcp-gateway/config.yaml", "/etc/mcp-proxy/config.yaml"];
+/// Where the file is looked for when the command line does not say: the stock proxy's two places, and ours.
+pub const DEFAULT_PATHS: [&str; 3] = [
+    "/etc/mcp-gateway/config.yaml",
+    "/etc/mcp-proxy/config.yaml",
+    "/etc/keyward/proxy.yaml",
+];
 
 /// Everything the proxy needs to know.
 #[derive(Clone, Debug)]
