@@ -5,6 +5,7 @@ mod ack;
 mod denied;
 mod drain;
 mod ends;
+mod followed;
 mod leak;
 mod metrics;
 mod nack;

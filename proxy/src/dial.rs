@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::carrier::Door;
 use crate::chain::Chain;
 use crate::config::{EdgeCarrier, ForwardProxy};
+use crate::watched::Watch;
 
 pub(crate) use roster::Roster;
 pub(crate) use stalling::Stalling;
@@ -78,11 +79,7 @@ impl Dialler {
         if edge.forward_proxy.is_none() {
             edge.forward_proxy = ForwardProxy::from_environment(&edge.host)?;
         }
-        let secrets = Secrets::load(&edge.secret_file).map_err(|error| {
-            Failure::config("the secret for carrier edge cannot be read")
-                .caused_by(&error)
-                .next("write the shared secret into carriers.edge.secret_file")
-        })?;
+        let secrets = Secrets::load(&edge.secret_file)?;
         if edge.allow_without_client_certificate {
             tracing::warn!(
                 switch = "carriers.edge.allow_without_client_certificate",
@@ -135,7 +132,7 @@ impl Dialler {
         tokio::select! {
             () = keep => {}
             () = shared.roster.trim() => {}
-            () = secrets.watch() => {}
+            _ = Watch::new(secrets).run(tasks.clone()) => {}
             () = tasks.stopping() => {}
         }
         Ok(())

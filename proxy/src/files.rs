@@ -1,10 +1,8 @@
 //! Source 2: certificate and key files, for third-party proxies' deployments and cold starts.
 //!
-//! Every file is read and hashed anew, whatever its dates say and however it was replaced (F13, F19,
-//! F26, F27). What is read has to be the same twice in a row, the key has to belong to the certificate
-//! and the manifest, where there is one, to both: a mixture of two generations is never used (F18).
-//! What cannot be used is logged once and the last good credential stays. Once the control channel has
-//! delivered a credential the files are not looked at any more.
+//! The key has to belong to the certificate and the manifest, where there is one, to both: a mixture of
+//! two generations is never used (F18). Once the control channel has delivered a credential the files
+//! are not looked at any more.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,19 +11,15 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{self, Digest};
 use control::{Credential, Leaf, Manifest, Policy, Reason, Secret};
-use process::{Failure, Tasks};
 use thiserror::Error;
 
-use crate::config::{Config, CredentialFiles, reason};
+use crate::config::{Config, ConfigError, CredentialFiles, check_pair};
 use crate::credential::{Credentials, Refused, Source, leaf_fingerprint};
 use crate::forward::Forwarder;
 use crate::route::RouteError;
 use crate::secret_file;
+use crate::watched::Watched;
 
-/// How often the files are read; with [`SETTLE`] twice well within the second that is promised.
-const INTERVAL: Duration = Duration::from_millis(250);
-/// Between the two readings that have to agree.
-const SETTLE: Duration = Duration::from_millis(20);
 /// No certificate chain or key comes near it.
 const LONGEST: usize = 1 << 20;
 /// Stands beside the certificate in a directory that the daemon wrote.
@@ -35,48 +29,58 @@ const UNNAMED: &str = "default";
 
 /// Why what the files say was not taken up.
 #[derive(Debug, Error)]
-enum Unusable {
-    /// A file is missing, may not be read, or is too long.
-    #[error("open {}: {}", path.display(), reason(error))]
-    Unreadable { path: PathBuf, error: io::Error },
-    /// A file is no text.
-    #[error("{} is not PEM", .0.display())]
-    NotText(PathBuf),
+pub(crate) enum Unusable {
+    /// What a start would refuse as well, in the same words.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// `manifest.json` is not one.
-    #[error("{MANIFEST} is malformed at line {0}")]
-    Manifest(usize),
+    #[error("{} is malformed at line {line}", path.display())]
+    Manifest { path: PathBuf, line: usize },
     /// Half of the files have been replaced.
-    #[error("{MANIFEST} belongs to another certificate")]
-    Mixture,
+    #[error("{} belongs to another certificate", .0.display())]
+    Mixture(PathBuf),
     /// The routes of its policy.
-    #[error(transparent)]
-    Routes(#[from] RouteError),
-    /// The other half of them, where there is no manifest that says so.
-    #[error("the key in {} is not the one of the certificate in {}", key.display(), certificate.display())]
-    Halves { certificate: PathBuf, key: PathBuf },
-    /// The pair itself.
-    #[error(transparent)]
-    Refused(#[from] Refused),
+    #[error("{}: {error}", path.display())]
+    Routes { path: PathBuf, error: RouteError },
+    /// The set of files is in order and may not be served.
+    #[error("{}: {refused}", path.display())]
+    Refused { path: PathBuf, refused: Refused },
 }
 
 impl Unusable {
+    /// The next thing to do.
+    pub(crate) fn next(&self) -> String {
+        match self {
+            Self::Config(error) => error.next(),
+            Self::Manifest { .. } => {
+                "let tls.cert_file be in a serve_dir of the daemon, or remove the file".to_owned()
+            }
+            Self::Mixture(_) => {
+                "replace the other files too, with those of the same issuance".to_owned()
+            }
+            Self::Routes { error, .. } => error.next(),
+            Self::Refused { .. } => {
+                "put the files of a later issuance there, as keyward writes them".to_owned()
+            }
+        }
+    }
+
     /// Of two generations, as somebody leaves it who replaces one file after the other.
     fn is_mixture(&self) -> bool {
-        matches!(self, Self::Mixture | Self::Halves { .. })
+        matches!(
+            self,
+            Self::Mixture(_) | Self::Config(ConfigError::KeyMismatch { .. })
+        )
     }
 }
 
-/// Certificate and key files, and what was made of them last.
+/// Certificate and key files.
 pub(crate) struct Files {
     paths: CredentialFiles,
     tunnel: String,
     tunnel_domain: String,
     credentials: Credentials,
     forwarder: Option<Forwarder>,
-    /// What needs no second look.
-    decided: Option<Vec<u8>>,
-    /// What was logged last.
-    said: Option<String>,
 }
 
 impl Files {
@@ -97,152 +101,131 @@ impl Files {
             tunnel_domain: config.tunnel_domain.clone().unwrap_or_default(),
             credentials,
             forwarder,
-            decided: None,
-            said: None,
         }
     }
 
-    /// Takes up what the files say until the stop, or until the channel has taken over.
-    pub(crate) async fn watch(mut self, tasks: Tasks) -> Result<(), Failure> {
-        loop {
-            if self.credentials.channel_won() {
-                tracing::info!("the control channel has taken over, files are ignored");
-                tasks.stopping().await;
-                return Ok(());
-            }
-            self.look().await;
-            tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
-                () = tasks.stopping() => return Ok(()),
-            }
+    /// What the daemon wrote beside the pair goes into `credential`, denials and routes into force.
+    fn manifest(&self, text: &str, credential: &mut Credential) -> Result<(), Unusable> {
+        let path = || self.paths.certificate.with_file_name(MANIFEST);
+        let manifest: Manifest =
+            serde_json::from_str(text).map_err(|error| Unusable::Manifest {
+                path: path(),
+                line: error.line(),
+            })?;
+        if leaf_fingerprint(&credential.leaf.chain).as_deref() != Some(&manifest.leaf_sha256) {
+            return Err(Unusable::Mixture(path()));
         }
-    }
-
-    /// Reads everything once, and again if something is new.
-    pub(crate) async fn look(&mut self) {
-        let first = self.read().await;
-        if let Ok(read) = &first
-            && self.decided.as_deref() == Some(read.digest.as_ref())
-        {
-            return;
+        credential.tunnel = manifest.tunnel;
+        credential.tunnel_domain = manifest.tunnel_domain;
+        credential.generation = manifest.generation;
+        credential.lowest = manifest.lowest;
+        credential.ca_certificates = manifest.ca_certificates;
+        if !manifest.client_ca_certificates.is_empty() {
+            credential.client_ca_certificates = manifest.client_ca_certificates;
         }
-        let result = match first {
-            Ok(first) => {
-                tokio::time::sleep(SETTLE).await;
-                match self.read().await {
-                    // Somebody is writing: it is looked at again in a moment.
-                    Ok(second) if second.digest.as_ref() != first.digest.as_ref() => return,
-                    Ok(second) => self.take(second),
-                    Err(error) => Err(error),
-                }
-            }
-            Err(error) => Err(error),
-        };
-        let said = result.as_ref().err().map(ToString::to_string);
-        if said != self.said
-            && let Err(error) = result
-        {
-            tell(&error);
-        }
-        self.said = said;
-    }
-
-    fn take(&mut self, read: Snapshot) -> Result<(), Unusable> {
-        let digest = read.digest.as_ref().to_vec();
-        let result = self.offer(read).map_err(|error| match error {
-            Unusable::Refused(refused) if refused.reason == Reason::KeyMismatch => {
-                let CredentialFiles {
-                    certificate, key, ..
-                } = self.paths.clone();
-                Unusable::Halves { certificate, key }
-            }
-            error => error,
-        });
-        let dated = matches!(
-            &result,
-            Err(Unusable::Refused(refused))
-                if matches!(refused.reason, Reason::NotYetValid | Reason::Expired)
-        );
-        // What is out of date is looked at again: it begins later, or the clock is set back (F35). All
-        // else is decided until it changes.
-        self.decided = (!dated).then_some(digest);
-        result
-    }
-
-    fn offer(&self, read: Snapshot) -> Result<(), Unusable> {
-        let Some(manifest) = read.manifest else {
-            let credential = Credential {
-                tunnel: self.tunnel.clone(),
-                generation: 0,
-                tunnel_domain: self.tunnel_domain.clone(),
-                leaf: leaf(read.chain, read.key),
-                fallback: None,
-                canary_share: None,
-                ca_certificates: Vec::new(),
-                client_ca_certificates: read.client_ca.into_iter().collect(),
-                lowest: 0,
-            };
-            self.credentials.offer(&credential, Source::Files)?;
+        // Denials first: between the two nobody who is denied gets in.
+        let Some(policy) = manifest.policy else {
             return Ok(());
         };
-        let manifest: Manifest =
-            serde_json::from_str(&manifest).map_err(|error| Unusable::Manifest(error.line()))?;
-        if leaf_fingerprint(&read.chain).as_deref() != Some(&manifest.leaf_sha256) {
-            return Err(Unusable::Mixture);
-        }
-        let mut clients = manifest.client_ca_certificates;
-        if clients.is_empty() {
-            clients.extend(read.client_ca);
-        }
-        let credential = Credential {
-            tunnel: manifest.tunnel,
-            generation: manifest.generation,
-            tunnel_domain: manifest.tunnel_domain,
-            leaf: leaf(read.chain, read.key),
-            fallback: None,
-            canary_share: None,
-            ca_certificates: manifest.ca_certificates,
-            client_ca_certificates: clients,
-            lowest: manifest.lowest,
-        };
-        // Denials first: between the two nobody who is denied gets in.
-        if let Some(policy) = manifest.policy {
-            self.policy(policy)?;
-        }
-        self.credentials.offer(&credential, Source::Directory)?;
-        Ok(())
-    }
-
-    fn policy(&self, policy: Policy) -> Result<(), Unusable> {
-        self.credentials.deny(&policy)?;
-        if let (Some(forwarder), Some(routes)) = (&self.forwarder, policy.routes) {
-            forwarder.set_routes(Some(&policy.tunnel), routes)?;
-        }
-        Ok(())
-    }
-
-    async fn read(&self) -> Result<Snapshot, Unusable> {
-        let paths = self.paths.clone();
-        // Off the threads that carry traffic: the files may lie on a network.
-        let read = tokio::task::spawn_blocking(move || Snapshot::read(&paths)).await;
-        read.unwrap_or_else(|error| {
-            Err(Unusable::Unreadable {
-                path: self.paths.certificate.clone(),
-                error: io::Error::other(error),
-            })
+        self.credentials
+            .deny(&policy)
+            .map_err(|refused| Unusable::Refused {
+                path: path(),
+                refused,
+            })?;
+        self.routes(policy).map_err(|error| Unusable::Routes {
+            path: path(),
+            error,
         })
+    }
+
+    fn routes(&self, policy: Policy) -> Result<(), RouteError> {
+        match (&self.forwarder, policy.routes) {
+            (Some(forwarder), Some(routes)) => forwarder.set_routes(Some(&policy.tunnel), routes),
+            _ => Ok(()),
+        }
     }
 }
 
-fn tell(error: &Unusable) {
-    if error.is_mixture() {
-        tracing::warn!(
-            %error,
-            next = "replace the other file too, with the one of the same issuance",
-            "credential files are half replaced, last good ones kept"
-        );
-    } else {
-        tracing::error!(%error, "credential files not taken, last good ones kept");
+impl Watched for Files {
+    type Read = Snapshot;
+    type Error = Unusable;
+    const SETTLE: Duration = Duration::from_millis(20);
+
+    async fn read(&self) -> Result<(Digest, Snapshot), Unusable> {
+        let paths = self.paths.clone();
+        // Off the threads that carry traffic: the files may lie on a network.
+        let read = tokio::task::spawn_blocking(move || Snapshot::read(&paths)).await;
+        let failed = |error| unreadable(&self.paths.certificate, io::Error::other(error));
+        let snapshot = read.unwrap_or_else(|error| Err(failed(error)))?;
+        Ok((snapshot.digest(), snapshot))
+    }
+
+    fn take(&mut self, read: Snapshot) -> Result<(), Unusable> {
+        let clients = read.client_ca.clone();
+        let mut credential = Credential {
+            tunnel: self.tunnel.clone(),
+            generation: 0,
+            tunnel_domain: self.tunnel_domain.clone(),
+            leaf: leaf(read.chain, read.key),
+            fallback: None,
+            canary_share: None,
+            ca_certificates: Vec::new(),
+            client_ca_certificates: clients.into_iter().collect(),
+            lowest: 0,
+        };
+        let (source, path) = match &read.manifest {
+            None => (Source::Files, self.paths.certificate.clone()),
+            Some(text) => {
+                self.manifest(text, &mut credential)?;
+                let path = self.paths.certificate.with_file_name(MANIFEST);
+                (Source::Directory, path)
+            }
+        };
+        let Err(refused) = self.credentials.offer(&credential, source) else {
+            return Ok(());
+        };
+        // Whatever a start would refuse is told as a start tells it, with the file that is to blame.
+        let (leaf, clients) = (&credential.leaf, read.client_ca.as_deref());
+        let now = self.credentials.now();
+        check_pair(&self.paths, &leaf.chain, &leaf.key, clients, now)?;
+        Err(Unusable::Refused { path, refused })
+    }
+
+    fn tell(&self, error: &Unusable) {
+        let next = error.next();
+        if error.is_mixture() {
+            tracing::warn!(%error, next, "credential files are half replaced, last good ones kept");
+        } else {
+            tracing::error!(%error, next, "credential files not taken, last good ones kept");
+        }
+    }
+
+    fn recovered(&self) {
+        let path = self.paths.certificate.display();
+        tracing::info!(%path, "credential files taken again");
+    }
+
+    /// What is out of date is looked at again: it begins later, or the clock is set back (F35).
+    fn is_dated(error: &Unusable) -> bool {
+        match error {
+            Unusable::Config(error) => matches!(
+                error,
+                ConfigError::Expired { .. } | ConfigError::NotYetValid { .. }
+            ),
+            Unusable::Refused { refused, .. } => {
+                matches!(refused.reason, Reason::NotYetValid | Reason::Expired)
+            }
+            _ => false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let over = self.credentials.channel_won();
+        if over {
+            tracing::info!("the control channel has taken over, files are ignored");
+        }
+        over
     }
 }
 
@@ -255,32 +238,39 @@ fn leaf(chain: String, key: Secret) -> Leaf {
 }
 
 /// Everything that the files say, as it was read once.
-struct Snapshot {
+pub(crate) struct Snapshot {
     chain: String,
     key: Secret,
     client_ca: Option<String>,
     manifest: Option<String>,
-    digest: Digest,
 }
 
 impl Snapshot {
     fn read(paths: &CredentialFiles) -> Result<Self, Unusable> {
-        let manifest = paths.certificate.with_file_name(MANIFEST);
-        let manifest = match text(&manifest) {
-            Err(Unusable::Unreadable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+        let manifest = match text(&paths.certificate.with_file_name(MANIFEST)) {
+            Err(Unusable::Config(ConfigError::Open { error, .. }))
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
                 None
             }
             read => Some(read?),
         };
-        let chain = text(&paths.certificate)?;
-        let key = secret(&paths.key)?;
-        let client_ca = paths.client_ca.as_deref().map(text).transpose()?;
+        let key = secret_file::read(&paths.key, LONGEST);
+        Ok(Self {
+            manifest,
+            chain: text(&paths.certificate)?,
+            key: key.map_err(|error| unreadable(&paths.key, error))?,
+            client_ca: paths.client_ca.as_deref().map(text).transpose()?,
+        })
+    }
+
+    fn digest(&self) -> Digest {
         let mut context = digest::Context::new(&digest::SHA256);
         let parts = [
-            Some(chain.as_str()),
-            Some(key.expose()),
-            client_ca.as_deref(),
-            manifest.as_deref(),
+            Some(self.chain.as_str()),
+            Some(self.key.expose()),
+            self.client_ca.as_deref(),
+            self.manifest.as_deref(),
         ];
         for part in parts {
             // The length before each part: no two sets of files hash alike by moving a boundary.
@@ -288,38 +278,24 @@ impl Snapshot {
             context.update(&part.len().to_be_bytes());
             context.update(part.as_bytes());
         }
-        Ok(Self {
-            digest: context.finish(),
-            chain,
-            key,
-            client_ca,
-            manifest,
-        })
+        context.finish()
     }
 }
 
-fn secret(path: &Path) -> Result<Secret, Unusable> {
-    secret_file::read(path, LONGEST).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => Unusable::NotText(path.to_owned()),
-        _ => Unusable::Unreadable {
-            path: path.to_owned(),
-            error,
-        },
-    })
+fn unreadable(path: &Path, error: io::Error) -> Unusable {
+    let path = path.to_owned();
+    Unusable::Config(ConfigError::Open { path, error })
 }
 
 fn text(path: &Path) -> Result<String, Unusable> {
-    let unreadable = |error| Unusable::Unreadable {
-        path: path.to_owned(),
-        error,
-    };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
+    let failed = |error| unreadable(path, error);
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
     file.take(LONGEST as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() > LONGEST {
-        return Err(unreadable(io::Error::other("longer than 1 MiB")));
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    if text.len() > LONGEST {
+        return Err(failed(io::ErrorKind::FileTooLarge.into()));
     }
-    String::from_utf8(bytes).map_err(|_| Unusable::NotText(path.to_owned()))
+    Ok(text)
 }

@@ -25,6 +25,7 @@ mod telemetry;
 mod tests;
 mod token;
 pub mod upstream;
+mod watched;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use dial::Dialler;
 use forward::Forwarder;
 use handshake::Handshakes;
 use telemetry::Telemetry;
+use watched::Watch;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +146,7 @@ fn subscribe(
     let routed = matches!(config.routes, RouteSource::Daemon).then(|| forwarder.clone());
     if let Some(files) = &config.files {
         let files = files::Files::new(files.clone(), config, credentials.clone(), routed.clone());
-        tasks.essential("files", files.watch(tasks.clone()));
+        tasks.essential("files", Watch::new(files).run(tasks.clone()));
     }
     if let Some(source) = &config.control {
         let subscriber = control::Subscriber {

@@ -159,7 +159,7 @@ pub(crate) struct Proxy {
     health: SocketAddr,
     child: Child,
     log: PathBuf,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Proxy {
@@ -202,7 +202,7 @@ impl Proxy {
             health: ports.health,
             child: command.spawn().unwrap(),
             log,
-            _directory: directory,
+            directory,
         };
         until("the health listener", async || {
             if let Some(status) = this.child.try_wait().unwrap() {
@@ -225,6 +225,11 @@ impl Proxy {
         self.child.id().expect("it runs")
     }
 
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path().join("config.yaml")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let process = Pid::from_raw(self.id().try_into().unwrap()).unwrap();
         kill_process(process, signal).unwrap();
@@ -238,6 +243,18 @@ impl Proxy {
     /// Everything that it has logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The last line with this message, once there is one.
+    pub(crate) async fn told(&self, message: &str) -> serde_json::Value {
+        until(&format!("logging {message:?}"), async || {
+            let lines = self.log();
+            let lines = lines.lines().rev();
+            lines
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .find(|line| line["message"] == message)
+        })
+        .await
     }
 
     /// How many lines of the log have `part` in them.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use control::Secret;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use tokio_rustls::rustls::sign::CertifiedKey;
@@ -59,10 +60,30 @@ pub(super) fn files(config: &Config, now: SystemTime) -> Result<(), ConfigError>
 }
 
 fn pair(files: &CredentialFiles, now: SystemTime) -> Result<(), ConfigError> {
-    let chain = certificates(&files.certificate)?.ok_or_else(|| ConfigError::NoCertificate {
+    let chain = open(&files.certificate)?;
+    let key = secret_file::read(&files.key, LONGEST).map_err(|error| ConfigError::Open {
+        path: files.key.clone(),
+        error,
+    })?;
+    let clients = files.client_ca.as_deref().map(open).transpose()?;
+    check_pair(files, &chain, &key, clients.as_deref(), now)
+}
+
+/// What is wrong with what `files` say, each error with the path of its file.
+pub(crate) fn check_pair(
+    files: &CredentialFiles,
+    chain: &str,
+    key: &Secret,
+    client_ca: Option<&str>,
+    now: SystemTime,
+) -> Result<(), ConfigError> {
+    let chain = certificates(chain).ok_or_else(|| ConfigError::NoCertificate {
         path: files.certificate.clone(),
     })?;
-    let key = private_key(&files.key)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(|_| ConfigError::NoKey {
+            path: files.key.clone(),
+        })?;
     let provider = Arc::new(default_provider());
     match CertifiedKey::from_der(chain.clone(), key, &provider) {
         Ok(_) => {}
@@ -87,15 +108,19 @@ fn pair(files: &CredentialFiles, now: SystemTime) -> Result<(), ConfigError> {
     if let Some(leaf) = chain.first() {
         dates(leaf, &files.certificate, now)?;
     }
-    if let Some(path) = &files.client_ca {
-        authorities(path)?;
+    if let (Some(path), Some(text)) = (&files.client_ca, client_ca) {
+        authorities_of(path, text)?;
     }
     Ok(())
 }
 
 /// The certificate authorities of a PEM bundle, at least one.
 pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, ConfigError> {
-    let found = certificates(path)?.ok_or_else(|| ConfigError::NoAuthority {
+    authorities_of(path, &open(path)?)
+}
+
+fn authorities_of(path: &Path, text: &str) -> Result<RootCertStore, ConfigError> {
+    let found = certificates(text).ok_or_else(|| ConfigError::NoAuthority {
         path: path.to_owned(),
     })?;
     let mut roots = RootCertStore::empty();
@@ -110,21 +135,10 @@ pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, ConfigError> {
     Ok(roots)
 }
 
-/// The certificates of a PEM file; `None`: it has none.
-fn certificates(path: &Path) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
-    let text = open(path)?;
+/// The certificates of PEM; `None`: it has none.
+fn certificates(text: &str) -> Option<Vec<CertificateDer<'static>>> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    Ok(certificates.ok().filter(|found| !found.is_empty()))
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
-    let text = secret_file::read(path, LONGEST).map_err(|error| ConfigError::Open {
-        path: path.to_owned(),
-        error,
-    })?;
-    PrivateKeyDer::from_pem_slice(text.expose().as_bytes()).map_err(|_| ConfigError::NoKey {
-        path: path.to_owned(),
-    })
+    certificates.ok().filter(|found| !found.is_empty())
 }
 
 /// Dates are checked before the chain is built, so without any trust anchor a certificate in date

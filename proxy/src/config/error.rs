@@ -62,6 +62,8 @@ pub enum ConfigError {
     NoCertificate { path: PathBuf },
     #[error("{} holds no private key", path.display())]
     NoKey { path: PathBuf },
+    #[error("{} holds no secret: one line of visible ASCII", path.display())]
+    NoSecret { path: PathBuf },
     #[error("{} is no usable private key", path.display())]
     BadKey { path: PathBuf },
     #[error("{} is no certificate that TLS can serve: {detail}", path.display())]
@@ -123,6 +125,7 @@ impl ConfigError {
             Self::NoKey { .. } | Self::BadKey { .. } => {
                 "write the private key there as unencrypted PEM".to_owned()
             }
+            Self::NoSecret { .. } => "write the shared secret there, and nothing else".to_owned(),
             Self::KeyMismatch { .. } => {
                 "put certificate and key of the same issuance there, or let keyward renew-cert write both".to_owned()
             }
@@ -152,7 +155,7 @@ fn open_next(path: &std::path::Path, error: &io::Error) -> String {
 }
 
 /// The system's word for an error as the stock proxy, a Go program, prints it, without Rust's `(os error N)`.
-pub(crate) fn reason(error: &io::Error) -> String {
+fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();

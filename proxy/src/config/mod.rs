@@ -23,10 +23,9 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use process::{Clock, Failure, SystemClock};
 
-pub(crate) use check::authorities;
+pub(crate) use check::{authorities, check_pair};
 pub use edge::{EdgeCarrier, ForwardProxy};
 pub use error::ConfigError;
-pub(crate) use error::reason;
 pub use raw::{Raw, parse};
 
 /// Where the file is looked for when the command line does not say: the stock proxy's two places, and ours.

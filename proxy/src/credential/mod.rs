@@ -15,7 +15,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use control::{Credential, Leaf as Offered, Policy, Reason};
 use process::{Clock, Tasks};
@@ -191,7 +191,7 @@ impl Credentials {
                 () = tokio::time::sleep(TICK) => {}
                 () = self.shared.tasks.stopping() => return,
             }
-            let now = self.shared.clock.wall();
+            let now = self.now();
             for serving in self.alive() {
                 if serving.expire(now) {
                     tracing::warn!(
@@ -218,6 +218,11 @@ impl Credentials {
         Arc::clone(&self.shared.table.borrow())
     }
 
+    /// The wall clock, by which credentials are in date or not.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.shared.clock.wall()
+    }
+
     /// Time since boot, with which the use of a credential is told.
     pub(crate) fn boot(&self) -> Duration {
         self.shared.clock.boot()
@@ -231,7 +236,7 @@ impl Credentials {
             ca_certificates: &credential.ca_certificates,
             // Files of somebody else may hold a certificate for single routes.
             name: name.as_deref().filter(|_| source != Source::Files),
-            now: self.shared.clock.wall(),
+            now: self.now(),
         };
         let serve = |offered: &Offered, against: &Against<'_>| {
             let pair = verify::pair(provider, &offered.chain, offered.key.expose(), against)?;

@@ -1,35 +1,19 @@
 //! The shared secret, out of a file that is replaced when it is rotated.
-//!
-//! Read and hashed anew every 250 ms, whatever its dates say. What cannot be used is logged once, and the
-//! last good value stays.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use control::Secret;
-use thiserror::Error;
 use tokio::sync::watch;
 
-/// How often the file is read.
-const INTERVAL: Duration = Duration::from_millis(250);
+use crate::config::ConfigError;
+use crate::secret_file;
+use crate::watched::Watched;
+
 /// No credential comes near it.
 const LONGEST: usize = 4096;
-
-/// Why what the file says is no secret.
-#[derive(Debug, Error)]
-pub(super) enum SecretError {
-    #[error("{} cannot be read", path.display())]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        error: io::Error,
-    },
-    #[error("{} holds no secret: one line of visible ASCII", .0.display())]
-    Unusable(PathBuf),
-}
 
 /// The file and what it said last.
 pub(super) struct Secrets {
@@ -38,7 +22,7 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    pub(super) fn load(path: &Path) -> Result<Self, SecretError> {
+    pub(super) fn load(path: &Path) -> Result<Self, ConfigError> {
         Ok(Self {
             path: path.to_owned(),
             newest: watch::Sender::new(Arc::new(read(path)?)),
@@ -48,53 +32,48 @@ impl Secrets {
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Secret>> {
         self.newest.subscribe()
     }
+}
 
-    /// Takes up what the file says, for ever.
-    pub(super) async fn watch(&self) {
-        let mut said = String::new();
-        loop {
-            tokio::time::sleep(INTERVAL).await;
-            let error = match read(&self.path) {
-                Ok(secret) => {
-                    self.newest.send_if_modified(|newest| {
-                        let changed = **newest != secret;
-                        if changed {
-                            *newest = Arc::new(secret);
-                        }
-                        changed
-                    });
-                    String::new()
-                }
-                Err(error) => error.to_string(),
-            };
-            if error != said && !error.is_empty() {
-                tracing::error!(error, "secret not taken, the last good one is kept");
+impl Watched for Secrets {
+    type Read = Secret;
+    type Error = ConfigError;
+    const SETTLE: Duration = Duration::from_millis(20);
+
+    async fn read(&self) -> Result<(Digest, Secret), ConfigError> {
+        let secret = read(&self.path)?;
+        Ok((digest(&SHA256, secret.expose().as_bytes()), secret))
+    }
+
+    fn take(&mut self, secret: Secret) -> Result<(), ConfigError> {
+        self.newest.send_if_modified(|newest| {
+            let changed = **newest != secret;
+            if changed {
+                *newest = Arc::new(secret);
             }
-            said = error;
-        }
+            changed
+        });
+        Ok(())
+    }
+
+    fn tell(&self, error: &ConfigError) {
+        let next = error.next();
+        tracing::error!(%error, next, "secret not taken, the last good one is kept");
+    }
+
+    fn recovered(&self) {
+        tracing::info!(path = %self.path.display(), "secret taken again");
     }
 }
 
-fn read(path: &Path) -> Result<Secret, SecretError> {
-    let unreadable = |error| SecretError::Unreadable {
+fn read(path: &Path) -> Result<Secret, ConfigError> {
+    let text = secret_file::read(path, LONGEST).map_err(|error| ConfigError::Open {
         path: path.to_owned(),
         error,
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    // Room for all of it, so that nothing is left behind in a smaller buffer.
-    let mut text = String::with_capacity(LONGEST + 1);
-    let read = file.take(LONGEST as u64 + 1).read_to_string(&mut text);
-    // Erased when this function ends, in whatever way.
-    let text = Secret::new(text);
-    if let Err(error) = read
-        && error.kind() != io::ErrorKind::InvalidData
-    {
-        return Err(unreadable(error));
-    }
+    })?;
     let value = text.expose().trim();
-    let visible = value.bytes().all(|byte| byte.is_ascii_graphic());
-    if text.expose().len() > LONGEST || value.is_empty() || !visible {
-        return Err(SecretError::Unusable(path.to_owned()));
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let path = path.to_owned();
+        return Err(ConfigError::NoSecret { path });
     }
     Ok(Secret::new(value.to_owned()))
 }
@@ -102,6 +81,7 @@ fn read(path: &Path) -> Result<Secret, SecretError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watched::Watch;
 
     #[test]
     fn only_one_line_of_visible_ascii_is_a_secret() {
@@ -122,5 +102,20 @@ mod tests {
         }
         let error = Secrets::load(&folder.path().join("none")).err().unwrap();
         assert!(error.to_string().contains("none"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_holds_no_secret_keeps_the_last_one_and_the_next_one_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "first").unwrap();
+        let secrets = Secrets::load(&path).unwrap();
+        let newest = secrets.subscribe();
+        let mut watch = Watch::new(secrets);
+        for (text, kept) in [("first\n", "first"), ("", "first"), ("second", "second")] {
+            std::fs::write(&path, text).unwrap();
+            watch.look().await;
+            assert_eq!(newest.borrow().expose(), kept, "{text:?}");
+        }
     }
 }

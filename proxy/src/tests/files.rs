@@ -12,29 +12,35 @@ use super::world::{Ca, Client, Proxy, leaf_sha256, until};
 use crate::config::{Config, CredentialFiles};
 use crate::credential::Source;
 use crate::files::Files;
+use crate::watched::{Watch, Watched};
 
 /// A proxy whose `tls.crt` and `tls.key` are in `current/` of a directory.
 struct Stand {
     proxy: Proxy,
-    files: Option<Files>,
+    files: Option<Watch<Files>>,
     directory: TempDir,
 }
 
 impl Stand {
     async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// The same with a file of client CAs of this name.
+    async fn with(client_ca: Option<&str>) -> Self {
         let (proxy, directory) = (Proxy::start().await, tempfile::tempdir().unwrap());
         let text = "listen_addr: ':0'\ncontrol: {socket: none, tunnels: [main]}\nroutes: {}\n";
         let config = Config::from_text(text, Some(super::world::DOMAIN)).unwrap();
         let paths = CredentialFiles {
             certificate: directory.path().join("current/tls.crt"),
             key: directory.path().join("current/tls.key"),
-            client_ca: None,
+            client_ca: client_ca.map(|name| directory.path().join(name)),
         };
         let forwarder = Some(proxy.forwarder.clone());
         let files = Files::new(paths, &config, proxy.credentials.clone(), forwarder);
         Self {
             proxy,
-            files: Some(files),
+            files: Some(Watch::new(files)),
             directory,
         }
     }
@@ -42,7 +48,7 @@ impl Stand {
     /// The files are watched from here on.
     fn watch(&mut self) {
         let files = self.files.take().expect("once");
-        let watching = files.watch(self.proxy.tasks.clone());
+        let watching = files.run(self.proxy.tasks.clone());
         self.proxy.tasks.essential("files", watching);
     }
 
@@ -50,6 +56,15 @@ impl Stand {
     async fn look(&mut self) -> u64 {
         self.files.as_mut().expect("not watched").look().await;
         self.generation()
+    }
+
+    /// Why what the files say now is not taken up, and what to do; their directory is written `DIR`.
+    async fn refusal(&mut self) -> String {
+        let files = self.files.as_mut().expect("not watched").watched();
+        let read = files.read().await;
+        let refused = read.and_then(|(_, read)| files.take(read)).unwrap_err();
+        let text = format!("{refused}; {}", refused.next());
+        text.replace(self.directory.path().to_str().unwrap(), "DIR")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -216,6 +231,86 @@ async fn half_a_pair_and_rubbish_keep_the_last_good_one() {
     stand.rename("tls.key", third.key.expose());
     assert_eq!(stand.look().await, 2);
     assert_eq!(stand.served(), Some(leaf_sha256(&third)));
+}
+
+#[tokio::test]
+async fn what_is_not_taken_up_is_told_with_the_path_of_its_file_and_the_next_step() {
+    let (ca, client, mut stand) = (Ca::new(), Client::new(), Stand::with(Some("clients")).await);
+    let good = ca.credential(7);
+    let path = stand.directory("gen", &good.leaf);
+    stand.point(&path);
+    fs::write(stand.path("clients"), &client.ca).unwrap();
+    assert_eq!(stand.look().await, 1);
+    let expired = ca.leaf_for(super::world::DOMAIN, early(), Duration::from_secs(1));
+    let pem = "write the private key there as unencrypted PEM";
+    let chain = "write the PEM certificate chain there, the server certificate first";
+    let bundle = "write the certificates of the authorities to trust there, as PEM";
+    let other = ca.leaf();
+    let other = other.key.expose();
+    for (name, text, what, next) in [
+        (
+            "current/tls.crt",
+            "",
+            "DIR/current/tls.crt holds no certificate",
+            chain,
+        ),
+        (
+            "current/tls.crt",
+            &*expired.chain,
+            "DIR/current/tls.key is not the key of the certificate in DIR/current/tls.crt",
+            "put certificate and key of the same issuance there, or let keyward renew-cert write both",
+        ),
+        (
+            "current/tls.key",
+            "",
+            "DIR/current/tls.key holds no private key",
+            pem,
+        ),
+        (
+            "current/tls.key",
+            other,
+            "DIR/current/tls.key is not the key of the certificate in DIR/current/tls.crt",
+            "put certificate and key of the same issuance there, or let keyward renew-cert write both",
+        ),
+        ("clients", "", "DIR/clients holds no certificate", bundle),
+        (
+            "current/manifest.json",
+            "{",
+            "DIR/current/manifest.json is malformed at line 1",
+            "let tls.cert_file be in a serve_dir of the daemon, or remove the file",
+        ),
+        (
+            "current/manifest.json",
+            &*manifest(&ca.credential(8), &[]),
+            "DIR/current/manifest.json belongs to another certificate",
+            "replace the other files too, with those of the same issuance",
+        ),
+        (
+            "current/manifest.json",
+            &*manifest(
+                &Credential {
+                    lowest: 9,
+                    ..good.clone()
+                },
+                &[],
+            ),
+            "DIR/current/manifest.json: its generation is below the lowest allowed",
+            "put the files of a later issuance there, as keyward writes them",
+        ),
+    ] {
+        let before = fs::read(stand.path(name)).ok();
+        fs::write(stand.path(name), text).unwrap();
+        assert_eq!(stand.refusal().await, format!("{what}; {next}"));
+        match before {
+            Some(before) => fs::write(stand.path(name), before).unwrap(),
+            None => fs::remove_file(stand.path(name)).unwrap(),
+        }
+    }
+    fs::remove_file(stand.path("clients")).unwrap();
+    assert_eq!(
+        stand.refusal().await,
+        "open DIR/clients: no such file or directory; create DIR/clients, or correct the path"
+    );
 }
 
 #[tokio::test]
