@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::server::Acceptor;
@@ -152,6 +152,7 @@ impl Handshakes {
             Err(NotServed::Nothing) => return Err(HandshakeError::NoCredential),
             Err(NotServed::UnknownName) => return Err(HandshakeError::UnknownName),
         };
+        let _ = waiting.ca.set(begun.ca());
         // While this is pending it counts as begun; whatever drops it leaves the gate.
         let guarded = Guarded {
             begun: Some(begun),
@@ -180,15 +181,16 @@ impl Handshakes {
         }
     }
 
-    /// Counts a handshake that failed, and logs each kind now and then.
-    pub(crate) fn failed(&self, error: &HandshakeError, carrier: &'static str) {
+    /// Counts a handshake that failed, and logs each kind now and then. `ca`: of the certificate that was
+    /// shown, empty where none was.
+    pub(crate) fn failed(&self, error: &HandshakeError, carrier: &'static str, ca: Arc<str>) {
         if matches!(error, HandshakeError::Stopping) {
             return;
         }
         if matches!(error, HandshakeError::Evicted) {
             self.telemetry.evicted.increment();
         }
-        self.telemetry.failed(error.label());
+        self.telemetry.failed(error.label(), ca);
         if matches!(error, HandshakeError::Io(_)) {
             // A health check that connects and leaves.
             tracing::debug!(carrier, %error, "tls handshake failed");
@@ -283,6 +285,7 @@ impl Pending {
             pending: self,
             number,
             evicted,
+            ca: OnceLock::new(),
         }
     }
 
@@ -305,9 +308,16 @@ pub(crate) struct Waiting<'a> {
     pending: &'a Pending,
     number: u64,
     evicted: CancellationToken,
+    /// Of the certificate that the handshake shows, once that is decided.
+    ca: OnceLock<Arc<str>>,
 }
 
 impl Waiting<'_> {
+    /// The CA of the certificate that was shown; empty: none was, or nobody has named its CA.
+    pub(crate) fn ca(&self) -> Arc<str> {
+        self.ca.get().cloned().unwrap_or_default()
+    }
+
     /// The `ClientHello` is there.
     fn greeted(&self) {
         let mut places = self.pending.lock();

@@ -3,7 +3,7 @@
 //! Names follow `rotation.md` 5.8 with the prefix `keyward_`. Nothing here decides anything.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use process::Clock;
@@ -29,14 +29,15 @@ pub(crate) struct Telemetry {
     pub(crate) resumed: Counter,
     /// Connections of denied client certificates.
     pub(crate) denied: Counter,
-    failures: Mutex<BTreeMap<&'static str, u64>>,
+    /// By label and CA. CAs are few, and only those that were shown to a failed handshake are here.
+    failures: Mutex<BTreeMap<(&'static str, Arc<str>), u64>>,
 }
 
 impl Telemetry {
-    /// Counts a failed handshake under its label.
-    pub(crate) fn failed(&self, label: &'static str) {
+    /// Counts a failed handshake under its label and the CA of the certificate that was shown.
+    pub(crate) fn failed(&self, label: &'static str, ca: Arc<str>) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        *failures.entry(label).or_default() += 1;
+        *failures.entry((label, ca)).or_default() += 1;
     }
 
     /// Adds everything to `page`.
@@ -88,8 +89,8 @@ impl Telemetry {
             "Failed handshakes by alert received, io, timeout, evicted or other.",
         );
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        for (alert, count) in &*failures {
-            page.sample(name, &[("alert", alert)], count);
+        for ((alert, ca), count) in &*failures {
+            page.sample(name, &[("alert", alert), ("ca", ca)], count);
         }
     }
 }

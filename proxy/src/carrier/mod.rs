@@ -265,13 +265,14 @@ impl Door {
                 };
                 Ok((Box::new(stream), established, origin))
             };
-            tokio::select! {
+            let result = tokio::select! {
                 complete = tokio::time::timeout(self.handshake_timeout, complete) => {
                     complete.unwrap_or(Err(HandshakeError::Timeout))
                 }
                 () = waiting.evicted() => Err(HandshakeError::Evicted),
                 () = self.tasks.stopping(), if !self.patient => Err(HandshakeError::Stopping),
-            }
+            };
+            result.map_err(|error| (error, waiting.ca()))
         })
         .await;
         match result {
@@ -280,7 +281,7 @@ impl Door {
                 // Boxed: a pending handshake, of which there may be many, stays small.
                 Box::pin(serving).await;
             }
-            Err(error) => self.handshakes.failed(&error, carrier),
+            Err((error, ca)) => self.handshakes.failed(&error, carrier, ca),
         }
     }
 }

@@ -234,6 +234,7 @@ impl Credentials {
         let name = domain.as_ref().map(|domain| format!("probe.{domain}"));
         let against = Against {
             ca_certificates: &credential.ca_certificates,
+            known: &credential.ca_certificates,
             // Files of somebody else may hold a certificate for single routes.
             name: name.as_deref().filter(|_| source != Source::Files),
             now: self.now(),
@@ -247,6 +248,7 @@ impl Credentials {
                 certificate: pair.certificate,
                 sha256: pair.sha256,
                 not_after: pair.not_after,
+                ca: pair.ca,
                 completed: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
             })

@@ -109,6 +109,8 @@ pub(crate) struct Served {
     /// Lower-case hexadecimal.
     pub(crate) sha256: String,
     pub(crate) not_after: SystemTime,
+    /// SHA-256 of its CA certificate, lower-case hexadecimal; empty: nobody has named it.
+    pub(super) ca: Arc<str>,
     pub(super) completed: AtomicU64,
     pub(super) refused: AtomicU64,
 }
@@ -302,6 +304,11 @@ impl Begun {
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.serving.served(self.leaf).config)
+    }
+
+    /// The CA of the certificate that is shown, as [`Served`] has it.
+    pub(crate) fn ca(&self) -> Arc<str> {
+        Arc::clone(&self.serving.served(self.leaf).ca)
     }
 
     /// Whether the handshake will ask for a client certificate, and insist on it.

@@ -47,12 +47,16 @@ pub(super) struct Pair {
     pub(super) sha256: String,
     /// The last second of the certificate.
     pub(super) not_after: SystemTime,
+    /// SHA-256 of the CA certificate that it is under; empty: none of those that are known.
+    pub(super) ca: Arc<str>,
 }
 
 /// Against what a pair is checked.
 pub(super) struct Against<'a> {
     /// PEM; empty: the chain is not checked, since nobody said what verifiers trust.
     pub(super) ca_certificates: &'a [String],
+    /// PEM; among these the pair's own is looked for, to name it.
+    pub(super) known: &'a [String],
     /// The name that the leaf must be valid for.
     pub(super) name: Option<&'a str>,
     pub(super) now: SystemTime,
@@ -84,6 +88,7 @@ pub(super) fn pair(
         covers(leaf, name)?;
     }
     Ok(Pair {
+        ca: authority_of(leaf, intermediates, against).unwrap_or_default(),
         key: Arc::new(certified),
         certificate: leaf.clone(),
         sha256: fingerprint(leaf),
@@ -208,6 +213,19 @@ fn chain_of(
         }
         (Err(error), _) => Err(Refused::new(reason(&error), error.to_string())),
     }
+}
+
+fn authority_of(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    against: &Against<'_>,
+) -> Option<Arc<str>> {
+    against.known.iter().find_map(|text| {
+        let authority = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
+        let anchors = [anchor(&authority).ok()?];
+        verify(leaf, intermediates, &anchors, against.now).ok()?;
+        Some(fingerprint(&authority).into())
+    })
 }
 
 fn verify(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::Credential;
 use process::Clock;
 use process::metrics::Exposition;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -116,8 +117,53 @@ async fn a_handshake_that_had_to_make_room_is_counted_as_that() {
         [(&"evicted".to_owned(), &1)]
     );
     let page = metrics(&proxy);
-    let line = "keyward_handshake_alerts_total{alert=\"evicted\"} 1\n";
-    assert!(page.contains(line), "{page}");
+    // The CA of the certificate that it was shown, as openssl and keyward name it.
+    let ca = pki::Certificate::from_pem(&ca.pem()).unwrap().fingerprint();
+    let line = format!("keyward_handshake_alerts_total{{alert=\"evicted\",ca=\"{ca}\"}} 1\n");
+    assert!(page.contains(&line), "{page}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_under_the_ca_of_the_certificate_that_was_refused() {
+    let (first, second, proxy) = (Ca::new(), Ca::new(), Proxy::start().await);
+    let sha256 = |ca: &Ca| {
+        let ca = pki::Certificate::from_pem(&ca.pem()).unwrap();
+        ca.fingerprint().to_string()
+    };
+    let refuse = async |refusals: usize| {
+        for _ in 0..refusals {
+            let stream = TcpStream::connect(proxy.tls).await.unwrap();
+            let refused = Caller::new(&[&Ca::new()]).connect(stream).await;
+            assert!(refused.is_err());
+        }
+    };
+    proxy.offer(&first.credential(1)).settled().await;
+    refuse(2).await;
+    // The standby CA is known already, and its certificate is not yet the one that is shown.
+    let next = Credential {
+        ca_certificates: vec![second.pem(), first.pem()],
+        ..first.credential(2)
+    };
+    proxy.offer(&next).settled().await;
+    refuse(1).await;
+    proxy.offer(&second.credential(3)).settled().await;
+    refuse(1).await;
+    let nothing = TcpStream::connect(proxy.tls).await.unwrap();
+    drop(nothing);
+    let counted = |label: &str, ca: &str, count: u32| {
+        let name = "keyward_handshake_alerts_total";
+        format!("{name}{{alert=\"{label}\",ca=\"{ca}\"}} {count}\n")
+    };
+    let wanted = [
+        counted("unknown_ca", &sha256(&first), 3),
+        counted("unknown_ca", &sha256(&second), 1),
+        counted("io", "", 1),
+    ];
+    until("all are counted", || {
+        let page = metrics(&proxy);
+        wanted.iter().all(|line| page.contains(line))
+    })
+    .await;
 }
 
 /// The first flight of a caller.
