@@ -292,6 +292,44 @@ async fn a_head_without_end_is_refused_in_both_versions() {
     stage.canary.finish().await;
 }
 
+/// A request with `count` fields that come to 4,033 octets of a header list each (RFC 9113 section 6.5.2).
+fn long_request(stream: u32, count: usize) -> Vec<u8> {
+    let mut block = request(&[]);
+    for _ in 0..count {
+        // A literal named `x`; its length of 4,000 as RFC 7541 section 5.1 writes it.
+        block.extend([0, 1, b'x', 0x7f, 0xa1, 0x1e]);
+        block.extend([b'y'; 4000]);
+    }
+    let mut bytes = Vec::new();
+    let parts = block.chunks(16_000);
+    let last = parts.len() - 1;
+    for (number, part) in parts.enumerate() {
+        let (kind, first) = match number {
+            0 => (HEADERS, END_STREAM),
+            _ => (CONTINUATION, 0),
+        };
+        let end = if number == last { END_HEADERS } else { 0 };
+        bytes.extend(frame(kind, first | end, stream, part));
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_list_beyond_its_limit_is_refused_and_its_connection_goes_on() {
+    let stage = Stage::new().await;
+    let mut line = stage.line_two().await;
+    // 64 KiB: sixteen of the fields and what every request has are below, seventeen are above.
+    for (stream, count) in [(1, 16), (3, 17), (5, 16)] {
+        line.send(&long_request(stream, count)).await.unwrap();
+        let said = line
+            .read(|inbox| stream_ended(inbox, stream))
+            .await
+            .unwrap();
+        assert_eq!(is_success(&said, stream), count == 16, "{count}");
+    }
+    stage.canary.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_comes_byte_by_byte_runs_out_of_time() {
     let rig = Rig::start(|setup| setup.limit("idle_timeout", "1s")).await;

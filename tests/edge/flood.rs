@@ -23,7 +23,7 @@ const GROWTH: u64 = 48 << 10;
 const AWAY: u8 = 7;
 
 /// Frames without end, by number.
-type Flood = fn(u32, &str) -> Vec<u8>;
+pub(super) type Flood = fn(u32, &str) -> Vec<u8>;
 
 /// A request that is given up at once.
 fn reset(number: u32, authority: &str) -> Vec<u8> {
@@ -39,7 +39,7 @@ fn reset(number: u32, authority: &str) -> Vec<u8> {
 }
 
 /// A CONNECT that is given up at once.
-fn connect(number: u32, _: &str) -> Vec<u8> {
+pub(super) fn connect(number: u32, _: &str) -> Vec<u8> {
     let stream = 2 * number + 1;
     let mut block = vec![2, 7];
     block.extend(b"CONNECT");
@@ -52,7 +52,7 @@ fn connect(number: u32, _: &str) -> Vec<u8> {
 }
 
 /// A head that never ends.
-fn continued(number: u32, authority: &str) -> Vec<u8> {
+pub(super) fn continued(number: u32, authority: &str) -> Vec<u8> {
     match number {
         0 => frame(HEADERS, 0, 1, &head("GET", "/", authority)),
         // An empty name and value each time, so that there is nothing to keep but the number of them.
@@ -61,7 +61,7 @@ fn continued(number: u32, authority: &str) -> Vec<u8> {
 }
 
 /// The same with nothing in it.
-fn empty(number: u32, authority: &str) -> Vec<u8> {
+pub(super) fn empty(number: u32, authority: &str) -> Vec<u8> {
     match number {
         0 => frame(HEADERS, 0, 1, &head("GET", "/", authority)),
         _ => frame(CONTINUATION, 0, 1, &[]),
@@ -69,16 +69,16 @@ fn empty(number: u32, authority: &str) -> Vec<u8> {
 }
 
 /// Each has to be answered.
-fn pings(number: u32, _: &str) -> Vec<u8> {
+pub(super) fn pings(number: u32, _: &str) -> Vec<u8> {
     frame(PING, 0, 0, &u64::from(number).to_be_bytes())
 }
 
-fn settings(_: u32, _: &str) -> Vec<u8> {
+pub(super) fn settings(_: u32, _: &str) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &[])
 }
 
 /// Requests that nobody reads the answers of.
-fn unread(number: u32, authority: &str) -> Vec<u8> {
+pub(super) fn unread(number: u32, authority: &str) -> Vec<u8> {
     frame(
         HEADERS,
         WHOLE_AND_LAST,
@@ -89,15 +89,21 @@ fn unread(number: u32, authority: &str) -> Vec<u8> {
 
 /// What became of a flood.
 #[derive(Debug)]
-struct Outcome {
+pub(super) struct Outcome {
     /// How many of it were sent.
-    sent: u32,
+    pub(super) sent: u32,
     /// The connection was ended, with the code of GOAWAY where there was one.
-    ended: Option<u32>,
+    pub(super) ended: Option<u32>,
 }
 
 /// Sends `count` of `flood` behind `first`, reads what comes back, and then asks for a sign of life.
-async fn send<S>(stream: S, first: &[u8], flood: Flood, count: u32, authority: &str) -> Outcome
+pub(super) async fn send<S>(
+    stream: S,
+    first: &[u8],
+    flood: Flood,
+    count: u32,
+    authority: &str,
+) -> Outcome
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -163,7 +169,10 @@ fn rest(mut said: &[u8]) -> Vec<u8> {
 }
 
 /// HTTP/2 at a door of the edge, by a client with a good certificate where one is asked for.
-async fn door(stand: &Stand, name: &str) -> impl AsyncRead + AsyncWrite + use<> {
+pub(super) async fn door(
+    stand: &Stand,
+    name: &str,
+) -> impl AsyncRead + AsyncWrite + Unpin + Send + use<> {
     let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
     let client = stand.issuer.client("agent.example");
     let hello = Hello::trusting_with(&front, &client).alpn(b"h2");
@@ -173,7 +182,7 @@ async fn door(stand: &Stand, name: &str) -> impl AsyncRead + AsyncWrite + use<> 
     connector.connect(name, tcp).await.unwrap()
 }
 
-async fn grown(program: &Program, before: u64) {
+pub(super) async fn grown(program: &Program, before: u64) {
     until("memory within its bound", async || {
         (program.memory().saturating_sub(before) < GROWTH).then_some(())
     })

@@ -29,6 +29,8 @@ pub(super) struct Hostile {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     pub(super) address: SocketAddr,
+    /// Edges that it says there are.
+    pub(super) instances: u32,
 }
 
 /// A proxy that has dialled.
@@ -58,6 +60,7 @@ impl Hostile {
             address: listener.local_addr().unwrap(),
             acceptor: TlsAcceptor::from(Arc::new(config)),
             listener,
+            instances: 1,
         }
     }
 
@@ -79,10 +82,11 @@ impl Hostile {
             head.push(tls.read_u8().await?);
         }
         let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {}\r\n{}: hostile\r\n{}: 1\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {}\r\n{}: hostile\r\n{}: {}\r\n\r\n",
             wire::PROTOCOL,
             wire::EDGE_INSTANCE,
-            wire::EDGE_INSTANCES
+            wire::EDGE_INSTANCES,
+            self.instances
         );
         tls.write_all(answer.as_bytes()).await?;
         tls.flush().await?;

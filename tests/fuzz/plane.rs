@@ -2,14 +2,16 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use edge::assertion::{decode, system_resolver};
 use edge::plane::{Plane, PlaneSettings, Rate, Rates};
-use edge::state::{Seal, Settings, State};
+use edge::state::{By, Grant, Issuer, KeySource, Matcher, Rule, Scope, Seal, Settings, State};
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use process::SystemClock;
+use pki::{Authority, AuthorityProfile};
+use process::{Clock, SystemClock};
 
 use super::drive;
 
@@ -42,7 +44,7 @@ fn requests_to_the_tunnels_api() {
         .build()
         .unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let plane = runtime.block_on(plane(&directory));
+    let (plane, _) = runtime.block_on(plane(&directory));
     let seeds = [
         b"POST /v1/oauth/token\n{\"grant_type\":\"urn:ietf:params:oauth:grant-type:jwt-bearer\",\"assertion\":\"a.b.c\",\"federation_rule_id\":\"fdrl_0\"}".to_vec(),
         b"POST /v1/oauth/token\ngrant_type=a&assertion=%41&federation_rule_id=fdrl_0".to_vec(),
@@ -77,7 +79,111 @@ fn requests_to_the_tunnels_api() {
     });
 }
 
-async fn plane(directory: &tempfile::TempDir) -> Plane {
+/// The same by somebody who may do everything, so that bodies are read as well.
+#[test]
+fn bodies_of_the_tunnels_api() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (plane, state) = runtime.block_on(plane(&directory));
+    let token = runtime.block_on(access_token(&state));
+    let ask = |line: &str, body: &str| {
+        let (method, path) = line.split_once(' ').unwrap_or(("POST", line));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {token}"))
+            .header("if-match", "\"0\"")
+            .body(Full::new(Bytes::from(body.to_owned())));
+        let request = request.ok()?;
+        Some(runtime.block_on(async {
+            let answer = plane.answer(request, CALLER).await;
+            let status = answer.status();
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            (status, body)
+        }))
+    };
+    let (status, made) = ask("POST /v1/tunnels", r#"{"display_name":"a"}"#).unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made).unwrap();
+    assert!(status.is_success(), "{made}");
+    let at = format!("/v1/tunnels/{}", made["id"].as_str().unwrap());
+    let ca = Authority::generate(&AuthorityProfile::server("CA"), SystemClock.wall()).unwrap();
+    let ca = serde_json::Value::from(ca.certificate().to_pem());
+    let digest = "ab".repeat(32);
+    let seeds = [
+        "POST /v1/tunnels\n{\"display_name\":\"b\"}".to_owned(),
+        format!("POST {at}/rotate_token\n{{\"reason\":\"r\",\"cut_old_after_seconds\":3600}}"),
+        format!("POST {at}/reveal_token\n{{\"reason\":\"r\"}}"),
+        format!("POST {at}/secrets\n{{\"sha256\":\"{digest}\"}}"),
+        format!("POST {at}/certificates\n{{\"ca_certificate_pem\":{ca}}}"),
+        format!(
+            "PUT {at}/access\n{{\"client_ca_certificates\":[{ca}],\"clients\":[\"a.*\"],\"denied\":[\"{digest}\"],\"cidrs\":[\"::/0\",\"192.0.2.0/24\"],\"asns\":[64500],\"limits\":{{\"streams\":7}}}}"
+        ),
+        format!("PUT {at}/bundles/1\n{{\"bundle\":\"e30.e30.AAAA\"}}"),
+        format!("GET {at}/secrets\n"),
+    ];
+    let seeds: Vec<_> = seeds.into_iter().map(String::into_bytes).collect();
+    let mut accepted = 0;
+    drive("bodies_of_the_tunnels_api", &seeds, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let (line, body) = text.split_once('\n').unwrap_or((&text, ""));
+        let Some((status, said)) = ask(line, body) else {
+            return;
+        };
+        assert!(!status.is_server_error(), "{status}");
+        let said = serde_json::from_slice::<serde_json::Value>(&said).unwrap();
+        if status.is_success() {
+            accepted += 1;
+        } else {
+            let message = said["error"]["message"].as_str().unwrap_or_default();
+            assert!(message.len() < 2048, "{message}");
+        }
+    });
+    assert!(accepted > 5, "seeds are read: {accepted}");
+}
+
+/// Of a rule without bounds, as an exchange would mint it.
+async fn access_token(state: &State) -> String {
+    let now = SystemClock.wall().duration_since(UNIX_EPOCH).unwrap();
+    let by = By {
+        actor: "operator:0".to_owned(),
+        request_id: "req_fuzz".to_owned(),
+        now: now.as_secs(),
+    };
+    let issuer = serde_json::json!({
+        "name": "i", "issuer_url": "https://i.test", "keys": KeySource::ExplicitUrl { url: "https://i.test/keys".to_owned() },
+    });
+    let issuer: Issuer = serde_json::from_value(issuer).unwrap();
+    let issuer = state.add_issuer(&by, &issuer).await.unwrap();
+    let rule = Rule {
+        id: String::new(),
+        name: "r".to_owned(),
+        issuer_id: issuer.id,
+        r#match: Matcher {
+            audience: "a".to_owned(),
+            subject_prefix: Some("s".to_owned()),
+            ..Matcher::default()
+        },
+        scope: Scope::Manage,
+        tunnel_id: None,
+        token_lifetime_seconds: 3600,
+    };
+    let rule = state.add_rule(&by, &rule).await.unwrap();
+    let grant = Grant {
+        rule: rule.id,
+        subject: "s".to_owned(),
+        scope: Scope::Manage,
+        tunnel: None,
+        expires_at: by.now + 3600,
+    };
+    let minted = state.mint(&by, &grant, None).await.unwrap();
+    minted.unwrap().expose().to_owned()
+}
+
+async fn plane(directory: &tempfile::TempDir) -> (Plane, State) {
     let url = State::file_url(&directory.path().join("edge.db"));
     let settings = Settings {
         edge: "edge.test".to_owned(),
@@ -90,8 +196,8 @@ async fn plane(directory: &tempfile::TempDir) -> Plane {
         burst: u32::MAX,
         per_minute: u32::MAX,
     };
-    Plane::new(PlaneSettings {
-        state,
+    let plane = Plane::new(PlaneSettings {
+        state: state.clone(),
         clock: Arc::new(SystemClock),
         resolver: system_resolver(),
         apply: Arc::new(|| Box::pin(async {})),
@@ -104,5 +210,6 @@ async fn plane(directory: &tempfile::TempDir) -> Plane {
             failures: endless,
             ..Rates::default()
         },
-    })
+    });
+    (plane, state)
 }

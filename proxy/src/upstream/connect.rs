@@ -177,25 +177,59 @@ mod tests {
     use super::*;
     use crate::config::UpstreamPolicy;
 
-    #[tokio::test]
-    async fn a_dialled_connection_is_kept_alive() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = format!("http://{}", listener.local_addr().unwrap());
-        let rules = Rules {
+    /// Everything may be dialled, or what is in `listed`.
+    fn rules(listed: Option<&str>) -> Rules {
+        Rules {
             policy: UpstreamPolicy {
-                allowed_ips: None,
-                validate: false,
+                allowed_ips: listed.map(|network| vec![network.parse().unwrap()]),
+                validate: listed.is_some(),
                 ca_file: None,
                 include_system_cas: false,
             },
             trust: None,
             connect_timeout: Duration::from_secs(20),
             idle_connections: 0,
-        };
-        let stream = connect(&Target::parse(&upstream).unwrap(), &rules).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dialled_connection_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = format!("http://{}", listener.local_addr().unwrap());
+        let stream = connect(&Target::parse(&upstream).unwrap(), &rules(None)).await;
         let Ok(Stream::Plain(stream)) = stream else {
             panic!("{stream:?}");
         };
         assert!(sockopt::socket_keepalive(&stream).unwrap());
+    }
+
+    #[test]
+    fn of_the_addresses_of_a_name_each_is_checked_and_only_those_that_pass_are_dialled() {
+        let target = Target::parse("http://docs:80").unwrap();
+        let (good, other) = ("192.0.2.1:80", "[2001:db8::1]:80");
+        let checked = |resolved: &[&str]| {
+            let resolved = resolved.iter().map(|address| address.parse().unwrap());
+            allowed(resolved.collect(), &target, &rules(Some("192.0.2.0/24")))
+        };
+        for resolved in [
+            &[good, "127.0.0.1:80", other][..],
+            &["127.0.0.1:80", good],
+            &[other, good, "169.254.169.254:80"],
+            &[good],
+        ] {
+            let passed = checked(resolved).unwrap();
+            assert_eq!(
+                passed,
+                [good.parse::<SocketAddr>().unwrap()],
+                "{resolved:?}"
+            );
+        }
+        // The first one is told, and the line that would let it through.
+        let refused = checked(&["198.51.100.1:80", other]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "IP validation failed: 198.51.100.1 is not a private address"
+        );
+        assert!(matches!(checked(&[]), Err(ConnectError::NoAddress(_))));
     }
 }
