@@ -38,6 +38,42 @@ async fn a_stream_that_a_full_proxy_does_not_take_goes_to_another() {
 }
 
 #[tokio::test]
+async fn a_full_proxy_is_passed_over_at_once_and_left_alone_for_a_moment() {
+    let stand = Stand::start(1, OPEN).await;
+    let full = stand.proxy("full", "", "limits: {connections: 1}\n").await;
+    full.ready().await;
+    stand.links(4).await;
+    let call = async || {
+        let mut line = stand.line().await.unwrap();
+        assert_eq!(line.get("/somewhere").await.unwrap().status, 200);
+        line
+    };
+    let mut lines = vec![call().await];
+    until("the one place of the full one", async || {
+        lines.push(call().await);
+        (full.metric("keyward_connections").await == 1).then_some(())
+    })
+    .await;
+    let before = full.metric("keyward_refused_total").await;
+    let begun = std::time::Instant::now();
+    for _ in 0..30 {
+        lines.push(call().await);
+    }
+    // It is the one with the least to do, so without that every caller would be brought there first.
+    let asked = full.metric("keyward_refused_total").await - before;
+    let moments = begun.elapsed().as_secs();
+    assert!(asked <= moments + 1, "{asked} times in {moments} s");
+    // Nor was a stream kept back on the connection that has no room for one.
+    assert!(!stand.edge.log().contains("proxy does not answer"));
+    drop(lines);
+    until("its place again", async || {
+        let _line = call().await;
+        (full.metric("keyward_connections").await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_proxy_whose_new_secret_is_not_known_yet_comes_back_with_the_one_before() {
     let mut stand = Stand::start(1, OPEN).await;
     stand.links(2).await;
