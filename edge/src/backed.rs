@@ -15,6 +15,7 @@ use process::{Clock, Failure, Tasks};
 
 use crate::assertion::system_resolver;
 use crate::command::StateOptions;
+use crate::config::Config;
 use crate::directory::Directory;
 use crate::fill::Filler;
 use crate::plane::{Apply, Plane, PlaneSettings, Rates};
@@ -37,26 +38,27 @@ pub struct Backed {
 
 impl Backed {
     /// Opens the state, made at the first start, and fills the directory of the edge `instance` once.
-    /// Without the database for `stale_limit` that refuses new work.
+    /// `config` says its name, whether it has a table of autonomous systems, and how long without the
+    /// database until new work is refused.
     ///
     /// # Errors
     ///
     /// 78 for a state of another edge, or one that cannot be used; 69 if the database does not answer.
     pub async fn open(
         options: &StateOptions,
-        name: &str,
+        config: &Config,
         instance: String,
         edge_ca_certificates: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-        stale_limit: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Failure> {
-        let state = options.open_as(name, &by(&*clock)).await?;
+        let (stale_limit, has_asns) = (config.stale_limit, config.asns.is_some());
+        let state = options.open_as(&config.name, &by(&*clock)).await?;
         let organization = state.identity().await;
         let organization = organization.map_err(|error| unanswered(&error))?;
         let load = Filler::load(state.clone(), clock.clone());
         let directory =
             Directory::with_stale_limit(instance, clock.clone(), Some(load), stale_limit);
-        let filler = Filler::new(state.clone(), directory.clone(), clock.clone());
+        let filler = Filler::new(state.clone(), directory.clone(), clock.clone(), has_asns);
         filler.refresh().await.map_err(|error| unanswered(&error))?;
         let plane = Plane::new(PlaneSettings {
             state: state.clone(),

@@ -33,6 +33,8 @@ pub struct Filler {
     state: State,
     directory: Directory,
     clock: Arc<dyn Clock>,
+    /// Whether this edge has a table of autonomous systems.
+    has_asns: bool,
     round: Arc<Mutex<Round>>,
 }
 
@@ -50,12 +52,13 @@ struct Round {
 }
 
 impl Filler {
-    /// Nothing is put yet.
-    pub fn new(state: State, directory: Directory, clock: Arc<dyn Clock>) -> Self {
+    /// Nothing is put yet. `has_asns`: whether this edge has a table of autonomous systems.
+    pub fn new(state: State, directory: Directory, clock: Arc<dyn Clock>, has_asns: bool) -> Self {
         Self {
             state,
             directory,
             clock,
+            has_asns,
             round: Arc::default(),
         }
     }
@@ -122,7 +125,8 @@ impl Filler {
             round.applied = round.snapshot.change;
         }
         let instance = self.directory.instance();
-        self.state.beat(instance, round.applied, now).await?;
+        let beating = self.state.beat(instance, round.applied, self.has_asns, now);
+        beating.await?;
         let of = self.state.enforced(0, now).await?.of;
         self.directory.set_instances(of.max(1));
         self.report(&mut round, now).await
@@ -136,7 +140,10 @@ impl Filler {
             let tunnel = at(tunnel, now);
             let wanted = match before.remove(id) {
                 Some((seen, entry)) if seen == tunnel => entry,
-                _ => Arc::new(entry(id, &tunnel, now)),
+                _ => {
+                    self.warn(id, &tunnel);
+                    Arc::new(entry(id, &tunnel, now))
+                }
             };
             if self.directory.put_at(Arc::clone(&wanted), version) {
                 changed.push(id.clone());
@@ -149,6 +156,16 @@ impl Filler {
             }
         }
         changed
+    }
+
+    /// Of a list that was put while no edge served, or one with a table: nobody else says it.
+    fn warn(&self, id: &str, tunnel: &SnapshotTunnel) {
+        if !tunnel.access.asns.is_empty() && !self.has_asns {
+            tracing::error!(
+                tunnel = id,
+                "access by asns lets nobody in here: the configuration has no asn_file"
+            );
+        }
     }
 
     async fn report(&self, round: &mut Round, now: u64) -> Result<(), DatabaseError> {

@@ -45,6 +45,10 @@ pub enum FixedError {
     ClientCaFile { tunnel: String, error: CaFileError },
     #[error("tunnel {tunnel:?}: access.{why}")]
     Access { tunnel: String, why: String },
+    #[error(
+        "tunnel {0:?}: access.asns would let nobody in, because no caller's number is known without asn_file"
+    )]
+    Asns(String),
     #[error(transparent)]
     ClientCa(#[from] BadClientCa),
 }
@@ -56,6 +60,7 @@ impl FixedError {
             Self::ClientCaFile { .. } | Self::ClientCa(_) => {
                 "write the PEM certificates of one or two CAs there, or take the file off the list"
             }
+            Self::Asns(_) => "set asn_file in the configuration, or leave access.asns empty",
             _ => "mend the file, docs/edge.md lists its keys",
         }
     }
@@ -113,6 +118,8 @@ struct RawAccess {
 pub struct Fixed {
     path: PathBuf,
     directory: Directory,
+    /// Whether this edge has a table of autonomous systems.
+    has_asns: bool,
     taken: Taken,
 }
 
@@ -124,13 +131,14 @@ struct Taken {
 }
 
 impl Fixed {
-    /// Reads `path` and fills `directory` with what it says.
+    /// Reads `path` and fills `directory` with what it says. `has_asns`: whether this edge has a table of
+    /// autonomous systems, without which a list of them would let nobody in.
     ///
     /// # Errors
     ///
     /// The file, or one that it names, cannot be used; exit code 78.
-    pub fn load(path: PathBuf, directory: Directory) -> Result<Self, Failure> {
-        let (said, taken) = read(&path).map_err(|error| {
+    pub fn load(path: PathBuf, directory: Directory, has_asns: bool) -> Result<Self, Failure> {
+        let (said, taken) = read(&path, has_asns).map_err(|error| {
             let next = error.next();
             Failure::config("tunnels_file cannot be used")
                 .caused_by(&error)
@@ -139,6 +147,7 @@ impl Fixed {
         let this = Self {
             path,
             directory,
+            has_asns,
             taken,
         };
         this.fill(said);
@@ -184,7 +193,7 @@ impl Fixed {
             // Somebody is writing: it is looked at again in a moment.
             return Ok(());
         }
-        let (said, taken) = read(&self.path)?;
+        let (said, taken) = read(&self.path, self.has_asns)?;
         for gone in self.taken.ids.difference(&taken.ids) {
             self.directory.remove(gone);
         }
@@ -203,7 +212,7 @@ impl Fixed {
 }
 
 /// The file at `path` and all that it names, as they are now.
-fn read(path: &Path) -> Result<(Said, Taken), FixedError> {
+fn read(path: &Path, has_asns: bool) -> Result<(Said, Taken), FixedError> {
     let text = std::fs::read_to_string(path).map_err(|error| FixedError::Unreadable {
         path: path.to_owned(),
         error,
@@ -213,6 +222,9 @@ fn read(path: &Path) -> Result<(Said, Taken), FixedError> {
         .map_err(|error| FixedError::Syntax(error.to_string()))?;
     let mut cas = BTreeMap::new();
     for tunnel in &raw.tunnels {
+        if !tunnel.access.asns.is_empty() && !has_asns {
+            return Err(FixedError::Asns(tunnel.id.clone()));
+        }
         for file in &tunnel.access.client_ca_files {
             let content =
                 ca_files::read(file).map_err(|error| client_ca_file(&tunnel.id, error))?;
@@ -396,7 +408,7 @@ mod tests {
                 format!("tunnels: [{{id: tnl_1, domain: t.example, access: {{{access}}}}}]\n");
             let path = self.write("tunnels.yaml", &text);
             let directory = Directory::new(String::new(), Arc::new(SystemClock), None);
-            Fixed::load(path, directory)
+            Fixed::load(path, directory, false)
         }
 
         fn refused(&self, access: &str) -> String {
@@ -450,6 +462,12 @@ mod tests {
             let said = folder.refused(access);
             assert!(said.contains(what), "{said} for {what}");
         }
+        assert_eq!(
+            folder.refused("cidrs: ['192.0.2.0/24'], asns: [64500]"),
+            "tunnels_file cannot be used\n  cause: tunnel \"tnl_1\": access.asns would let nobody in, because \
+             no caller's number is known without asn_file\n  next: set asn_file in the configuration, or \
+             leave access.asns empty"
+        );
         let upper = format!(
             "client_ca_files: [FOLDER/ca.pem], denied: ['{}']",
             "AB".repeat(32)

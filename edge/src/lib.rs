@@ -20,6 +20,7 @@ pub mod pinned;
 pub mod plane;
 pub mod prepare;
 pub mod relay;
+mod source;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -124,8 +125,7 @@ async fn from_state(
 ) -> Result<(Directory, Answer), Failure> {
     tasks.essential("ca_files", cas.clone().watch(tasks.clone()));
     let cas = Arc::new(move || cas.texts());
-    let stale = config.stale_limit;
-    let backed = Backed::open(&options.state, &config.name, instance(), cas, stale, clock).await?;
+    let backed = Backed::open(&options.state, config, instance(), cas, clock).await?;
     let (directory, answer) = (backed.directory.clone(), backed.answer.clone());
     backed.keep(tasks);
     Ok((directory, answer))

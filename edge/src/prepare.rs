@@ -57,7 +57,7 @@ impl Prepared {
         })?;
         let tunnels = config.tunnels.clone().map(|file| {
             let directory = Directory::new(instance, clock, None);
-            Fixed::load(file, directory)
+            Fixed::load(file, directory, asns.is_some())
         });
         Ok(Self {
             front,

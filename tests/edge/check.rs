@@ -124,6 +124,10 @@ async fn check_and_serve_refuse_the_same_configurations_in_the_same_words() {
     files.edge("", "");
     files.tunnels("client_ca_files: [FOLDER/empty.pem], cidrs: ['127.0.0.0/8']");
     files.refused("empty.pem holds no certificate").await;
+    files.tunnels("cidrs: ['127.0.0.0/8'], asns: [64500]");
+    files
+        .refused("access.asns would let nobody in, because no caller's number is known")
+        .await;
     files.tunnels("cidrs: ['127.0.0.0/8']");
 
     let folder = files.0.path();

@@ -115,3 +115,47 @@ async fn the_tunnels_api_is_served_beside_the_tunnels_and_the_state_outlives_the
         (&json!(id), &json!(domain))
     );
 }
+
+#[tokio::test]
+async fn a_list_of_autonomous_systems_is_refused_where_an_edge_has_no_table_of_them() {
+    let mut world = World::start().await;
+    let token = world.operator().await;
+    let (id, _) = world.tunnel().await;
+    let access = r#"{"cidrs":["127.0.0.0/8"],"asns":[64500]}"#;
+    let file = world.write("asns.json", access);
+    let refused = "asns: 1 of 1 edges have no asn_file in their configuration";
+    let set = ["access", "set", &*id, &*file];
+    let ended = world.run(&set).await;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(64), "{said}");
+    assert!(said.contains(refused), "{said}");
+    let (path, bearer) = (
+        format!("/v1/tunnels/{id}/access"),
+        format!("authorization: Bearer {token}"),
+    );
+    let put = ["-X", "PUT", "-H", &bearer, "-H", "if-match: *"];
+    let json = ["-H", "content-type: application/json", "-d", access];
+    let put = [&put[..], &json[..]].concat();
+    let (status, body) = world.api(&path, &put).await;
+    assert_eq!(status, 400, "{body}");
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with(refused), "{message}");
+    let shown = world.command(&["access", "show", &id]).await;
+    assert_eq!(shown["access"]["cidrs"], json!(["127.0.0.0/8"]));
+    assert_eq!(shown["version"], 1);
+
+    // With a table it is taken; an edge that lost its table says so at its start.
+    let table = world.write("asn.tsv", "127.0.0.0\t127.255.255.255\t64500\n");
+    world.edge.end(rustix::process::Signal::TERM).await;
+    world.restart_with(&format!("asn_file: {table}\n")).await;
+    let (status, body) = world.api(&path, &put).await;
+    assert_eq!(status, 200, "{body}");
+    assert!(!world.edge.log().contains("lets nobody in here"));
+    world.edge.end(rustix::process::Signal::TERM).await;
+    world.restart().await;
+    world
+        .edge
+        .logs("access by asns lets nobody in here", 1)
+        .await;
+    assert!(world.edge.log().contains(&id));
+}

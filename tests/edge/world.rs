@@ -85,6 +85,12 @@ impl World {
         self.edge = serve(self.folder.path(), "edge", at, &self.state, &self.more).await;
     }
 
+    /// The same with these lines in its configuration instead.
+    pub(super) async fn restart_with(&mut self, more: &str) {
+        let at = (self.address, self.health);
+        self.edge = serve(self.folder.path(), "edge", at, &self.state, more).await;
+    }
+
     /// Where the database is.
     pub(super) fn url(&self) -> String {
         std::fs::read_to_string(self.file("url"))

@@ -69,6 +69,18 @@ impl FromStr for EdgeUrl {
     }
 }
 
+impl EdgeUrl {
+    /// `agents.EDGE`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Where it is dialled.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
 impl fmt::Display for EdgeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}:{}", self.host, self.port)

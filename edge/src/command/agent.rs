@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use process::{Exit, Failure, Tasks};
+use process::{Exit, Failure, Firewall, Tasks};
 
 use super::output;
 use crate::agent::{self, CredentialFiles, Door, EdgeUrl, Reach, StdioTarget, TunnelDomain};
@@ -13,14 +13,14 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// `https://EDGE[:PORT]`; again for each further edge of the tunnel
+    /// Where the edge is, `https://EDGE[:PORT]`; may be repeated, for each further edge of the tunnel
     #[arg(long, value_name = "URL", required = true)]
     edge: Vec<EdgeUrl>,
     /// An address of the edge, in place of what its name resolves to; may be repeated
     #[arg(long, value_name = "IP:PORT")]
     edge_address: Vec<SocketAddr>,
-    /// CA certificates of the edge itself, PEM; without: those of this machine
-    #[arg(long, value_name = "PATH")]
+    /// CA certificates of the edge itself, PEM [default: those of this machine]
+    #[arg(long, value_name = "PATH", alias = "edge-ca-file")]
     edge_ca: Option<PathBuf>,
     /// The domain of the tunnel: routes are names in front of it [default: the one that the tunnel's CA
     /// certificates are limited to]
@@ -35,10 +35,10 @@ pub(super) struct Arguments {
     /// CA certificates of the tunnel, PEM
     #[arg(long, value_name = "PATH")]
     ca: PathBuf,
-    /// Where MCP clients ask
+    /// Where MCP clients ask, on loopback
     #[arg(long, value_name = "IP:PORT", default_value_t = LISTEN)]
     listen: SocketAddr,
-    /// Listen on an address that others can reach: whoever does has the certificate's access
+    /// Let `--listen` be an address that others can reach: whoever does has the certificate's access
     #[arg(long)]
     allow_remote: bool,
     /// A further name of this machine that clients may ask for; may be repeated
@@ -54,12 +54,19 @@ pub(super) struct Arguments {
     /// Print what to write into the configuration of the common MCP clients, and do nothing else
     #[arg(long, value_name = "ROUTE[/PATH]")]
     print_config: Option<StdioTarget>,
-    /// `debug`, `info`, `warn`, `error`
+    /// Print what a firewall has to let through, and do nothing else: direction, protocol, host, port,
+    /// purpose
+    #[arg(long, conflicts_with = "print_config")]
+    firewall: bool,
+    /// The least that is logged, on standard error: `debug`, `info`, `warn`, `error`
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
 }
 
 pub(super) async fn run(arguments: Arguments, tasks: Tasks) -> Result<(), Failure> {
+    if arguments.firewall {
+        return output::write(arguments.firewall().to_string().as_bytes());
+    }
     let domain = arguments.domain()?;
     if let Some(target) = &arguments.print_config {
         let program = std::env::current_exe().unwrap_or_else(|_| "keyward-edge".into());
@@ -76,6 +83,24 @@ pub(super) async fn run(arguments: Arguments, tasks: Tasks) -> Result<(), Failur
 }
 
 impl Arguments {
+    fn firewall(&self) -> Firewall {
+        let mut firewall = Firewall::default();
+        if self.stdio.is_none() {
+            firewall.listen(self.listen, "MCP clients");
+        }
+        // Outer TLS, with everything that is called inside it.
+        let why = "the edge";
+        for address in &self.edge_address {
+            firewall.dial(&address.ip().to_string(), address.port(), why);
+        }
+        if self.edge_address.is_empty() {
+            for edge in &self.edge {
+                firewall.dial(edge.host(), edge.port(), why);
+            }
+        }
+        firewall
+    }
+
     fn door(&self) -> Result<Door, Failure> {
         let listen = self.listen;
         if !listen.ip().to_canonical().is_loopback() && !self.allow_remote {
@@ -227,6 +252,31 @@ mod tests {
             assert_eq!(failure.exit(), Exit::Usage);
             assert!(failure.to_string().contains("--tunnel-domain"), "{failure}");
         }
+    }
+
+    #[test]
+    fn a_firewall_is_told_of_every_edge_and_of_the_callers() {
+        let lines = |words: &[&str]| {
+            let words = [&["--firewall"][..], words].concat();
+            parse(&words).unwrap().firewall().to_string()
+        };
+        let names = "out\ttcp\t*\t53\tname resolution, by the system's resolvers\n";
+        let udp = names.replace("tcp", "udp");
+        assert_eq!(
+            lines(&["--edge", "https://other.example:8443"]),
+            format!(
+                "in\ttcp\t127.0.0.1\t7777\tMCP clients, this machine alone\n\
+                 {names}\
+                 out\ttcp\tagents.edge.example\t443\tthe edge\n\
+                 out\ttcp\tagents.other.example\t8443\tthe edge\n\
+                 {udp}"
+            )
+        );
+        assert_eq!(
+            lines(&["--edge-address", "[2001:db8::7]:443", "--stdio", "docs"]),
+            "out\ttcp\t2001:db8::7\t443\tthe edge\n"
+        );
+        assert!(parse(&["--firewall", "--print-config", "docs"]).is_err());
     }
 
     #[test]

@@ -17,10 +17,11 @@ use crate::relay::leaf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The configuration
+    /// The configuration, a YAML file
     #[arg(long, value_name = "PATH")]
     config: PathBuf,
-    /// Print what a firewall has to let through instead: direction, protocol, host, port, purpose
+    /// Print what a firewall has to let through instead: direction, protocol, host, port, purpose.
+    /// `agent` and `login` say the same of themselves with `--firewall`
     #[arg(long)]
     firewall: bool,
 }

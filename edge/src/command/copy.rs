@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::open::{self, Session, StateOptions};
 use super::output::{failed, print};
-use crate::state::{BackupError, State};
+use crate::state::{Backup, BackupError, State};
 
 /// To somebody whose tokens do not open after a restore.
 const NEXT: &str = "put the seal.key that was beside the backed-up state into this state's directory, mode 0600, and start the edge again; without it these tokens still connect but cannot be revealed: keyward-edge token rotate TUNNEL makes new ones";
@@ -67,24 +67,25 @@ async fn write(draft: &Path, session: &Session) -> Result<u64, BackupError> {
     Ok(rows)
 }
 
-/// Also into a state that is made by it: the edge's name is in the backup.
+/// Also into a state that is made by it: the edge's name is in the backup. So all of the backup is read
+/// first: one that is no good must not leave an empty state, which the edge would then start on.
 pub(super) async fn restore(file: &Path, options: &StateOptions) -> Result<(), Failure> {
+    let backup = read(file).map_err(|error| ended(&error))?;
     let state = &open::restorable(options).await?;
-    let restored = put_back(file, state).await;
+    let restored = put_back(file, &backup, state).await;
     state.close().await;
     print(&restored?)
 }
 
-async fn put_back(file: &Path, state: &State) -> Result<Value, Failure> {
-    let by = &open::by();
-    let restored = if file == Path::new("-") {
-        state.restore(by, BufReader::new(std::io::stdin())).await
-    } else {
-        match File::open(file) {
-            Ok(file) => state.restore(by, BufReader::new(file)).await,
-            Err(error) => Err(error.into()),
-        }
-    };
+fn read(file: &Path) -> Result<Backup, BackupError> {
+    if file == Path::new("-") {
+        return Backup::read(BufReader::new(std::io::stdin()));
+    }
+    Backup::read(BufReader::new(File::open(file)?))
+}
+
+async fn put_back(file: &Path, backup: &Backup, state: &State) -> Result<Value, Failure> {
+    let restored = state.restore(&open::by(), backup).await;
     let rows = restored.map_err(|error| ended(&error))?;
     let closed = state.closed_tokens().await;
     let closed = closed.map_err(|error| failed(&error.into()))?;

@@ -49,13 +49,13 @@ pub(super) struct AddIssuer {
     /// Longest life of an assertion, seconds, 1 to 176400
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     max_jwt_lifetime: u64,
-    /// A `typ` that is taken, beside none [default: JWT, JOSE]
+    /// A `typ` that is taken, beside none; may be repeated [default: JWT, JOSE]
     #[arg(long, value_name = "TYP")]
     accept_type: Vec<String>,
-    /// A private network that the issuer may be in
+    /// A private network that the issuer may be in; may be repeated
     #[arg(long, value_name = "CIDR")]
     allow_network: Vec<ipnet::IpNet>,
-    /// CA of the issuer's HTTPS instead of the machine's
+    /// CA certificates of the issuer's HTTPS, PEM [default: those of this machine]
     #[arg(long, value_name = "PATH")]
     ca_file: Option<PathBuf>,
 }
@@ -87,16 +87,16 @@ pub(super) struct AddRule {
     /// What `sub` must be, or begin with before a final `*`
     #[arg(long)]
     subject: Option<String>,
-    /// A claim that must be this text
+    /// A claim that must be this text; may be repeated, all have to fit
     #[arg(long, value_name = "NAME=TEXT", value_parser = claim)]
     claim: Vec<(String, String)>,
-    /// A way of signing in that `amr` must list, such as mfa; each of those given
+    /// A way of signing in that `amr` must list, such as mfa; may be repeated, all have to be there
     #[arg(long, value_name = "METHOD")]
     amr: Vec<String>,
-    /// A class of sign-in that `acr` may be; one of those given
+    /// A class of sign-in that `acr` may be; may be repeated, one has to fit
     #[arg(long, value_name = "CLASS")]
     acr: Vec<String>,
-    /// What the access token may do
+    /// What the access token may do: `workspace:manage_tunnels`, `workspace:read_tunnels`
     #[arg(long, default_value = Scope::Manage.as_str(), value_parser = scope)]
     scope: Scope,
     /// The one tunnel that it may do it to

@@ -31,9 +31,13 @@ use process::{Exit, Failure, Tasks};
 pub(crate) use explain::explained;
 pub use open::StateOptions;
 
+/// Below the help of the program.
+const AFTER: &str = "Exit codes: 0 done, 64 refused or misspelt, 69 what is asked does not answer, 70 a fault of \
+                     this program, 77 not permitted, 78 the configuration or the state cannot be used";
+
 /// The tunnel edge that anyone can host: relays what it cannot read.
 #[derive(Debug, Parser)]
-#[command(name = "keyward-edge", version = process::BUILD, arg_required_else_help = true)]
+#[command(name = "keyward-edge", version = process::BUILD, arg_required_else_help = true, after_help = AFTER)]
 struct Arguments {
     #[command(flatten)]
     state: StateOptions,
@@ -45,7 +49,7 @@ struct Arguments {
 enum Command {
     /// Serve proxies, agents and the Tunnels API
     Serve {
-        /// The configuration
+        /// The configuration, a YAML file
         #[arg(long, value_name = "PATH")]
         config: PathBuf,
     },
@@ -91,7 +95,7 @@ enum Command {
         /// The file, which must not exist; `-`: standard output
         file: PathBuf,
     },
-    /// Put back what a backup holds, also while edges run
+    /// Put back what a backup holds, also while edges run; makes the state if there is none
     Restore {
         /// The file; `-`: standard input
         file: PathBuf,

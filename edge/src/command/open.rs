@@ -12,6 +12,8 @@ use crate::state::{
 
 /// Where the state lies unless told otherwise.
 const DEFAULT_DIRECTORY: &str = "/var/lib/keyward-edge";
+/// Under which the help of every command that has a use for the state names it, after its own words.
+const STATE: &str = "State";
 /// How long an operator waits for the edges to act on a change.
 const ENFORCEMENT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
@@ -20,14 +22,26 @@ const POLL: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, clap::Args)]
 pub struct StateOptions {
     /// Directory of the database and of the key file that seals tokens
-    #[arg(long, global = true, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = STATE,
+        value_name = "DIRECTORY",
+        default_value = DEFAULT_DIRECTORY
+    )]
     pub state: PathBuf,
     /// A file with the URL of a `PostgreSQL` database, which may hold a password [default: `SQLite`,
     /// `edge.db` in the state's directory]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = STATE,
+        value_name = "PATH",
+        help = "A file with the URL of a PostgreSQL database, which may hold a password [default: SQLite, edge.db in the state's directory]"
+    )]
     pub database_url_file: Option<PathBuf>,
     /// Do not keep tokens, not even sealed: they can be had by rotating alone
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = STATE)]
     pub no_reveal: bool,
 }
 

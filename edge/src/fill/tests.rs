@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::directory::Refusal;
-use crate::state::{By, Rotation, sha256};
+use crate::state::{Backup, By, Rotation, sha256};
 use crate::tests::on_both;
 use crate::tests::stage::Stage;
 
@@ -31,7 +31,7 @@ impl Edge {
         let clock: Arc<dyn Clock> = given.clock.clone();
         let load = Filler::load(state.clone(), clock.clone());
         let directory = Directory::new(name.to_owned(), clock.clone(), Some(load));
-        let filler = Filler::new(state.clone(), directory.clone(), clock);
+        let filler = Filler::new(state.clone(), directory.clone(), clock, false);
         Self { directory, filler }
     }
 
@@ -210,11 +210,8 @@ async fn suspended_and_archived_tunnels_say_so_and_a_restored_one_comes_back(giv
         .await
         .unwrap();
     assert_eq!(standing(&edge).await, Standing::Archived);
-    given
-        .state
-        .restore(&given.by(), file.as_slice())
-        .await
-        .unwrap();
+    let backup = Backup::read(file.as_slice()).ok().unwrap();
+    given.state.restore(&given.by(), &backup).await.unwrap();
     assert_eq!(standing(&edge).await, Standing::Active);
     edge.opens(&id, "s").await.unwrap();
 }

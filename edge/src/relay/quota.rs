@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::access::Limits;
+use crate::source::network;
 
 /// This many are known before anybody is forgotten.
 const FORGET_AT: usize = 10_000;
@@ -20,20 +21,13 @@ const FORGET_AT: usize = 10_000;
 pub(super) enum Key {
     /// SHA-256 of a client certificate.
     Certificate(String),
-    /// An address, or the first half of one.
+    /// A source, as [`network`] has it.
     Address(IpAddr),
 }
 
 impl Key {
     pub(super) fn of(address: IpAddr, certificate: Option<String>) -> Self {
-        match (certificate, address.to_canonical()) {
-            (Some(certificate), _) => Self::Certificate(certificate),
-            (None, IpAddr::V6(address)) => {
-                let network = u128::from(address) >> 64 << 64;
-                Self::Address(IpAddr::V6(network.into()))
-            }
-            (None, address) => Self::Address(address),
-        }
+        certificate.map_or_else(|| Self::Address(network(address)), Self::Certificate)
     }
 }
 

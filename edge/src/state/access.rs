@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{By, ChangeError, DatabaseError, Entry, State, signed, unsigned};
+use super::{By, Change, ChangeError, DatabaseError, Entry, SILENCE, State, signed, unsigned};
 
 /// Most entries of each list, so that the document stays one that is read at each change.
 const MOST: usize = 256;
@@ -37,7 +37,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// [`ChangeError::Invalid`] names the entry, [`ChangeError::Stale`] the version now.
+    /// [`ChangeError::Invalid`] names the entry, also `asns` that an edge which serves cannot tell;
+    /// [`ChangeError::Stale`] has the version now.
     ///
     /// # Panics
     ///
@@ -55,6 +56,9 @@ impl State {
         let document = serde_json::to_string(&access).expect("plain data has a JSON form");
         let mut change = self.change(by).await?;
         change.usable_tunnel(tunnel).await?;
+        if !access.asns.is_empty() {
+            change.tables_of_asns().await?;
+        }
         let row: Option<(i64, String)> =
             sqlx::query_as("SELECT version, document FROM access WHERE tunnel = $1")
                 .bind(tunnel)
@@ -79,6 +83,23 @@ impl State {
             .commit(Entry::of("tunnel_access_changed", tunnel, tunnel))
             .await?;
         Ok((Versioned { version, access }, number))
+    }
+}
+
+impl Change<'_> {
+    /// Whether every edge that serves knows who has which address: one that does not would let nobody in.
+    async fn tables_of_asns(&mut self) -> Result<(), ChangeError> {
+        let rows: Vec<(i64,)> = sqlx::query_as("SELECT asns FROM instance WHERE seen_at > $1")
+            .bind(signed(self.by.now.saturating_sub(SILENCE)))
+            .fetch_all(&mut *self.transaction)
+            .await?;
+        let (of, without) = (rows.len(), rows.iter().filter(|(has,)| *has == 0).count());
+        if without == 0 {
+            return Ok(());
+        }
+        Err(ChangeError::Invalid(format!(
+            "asns: {without} of {of} edges have no asn_file in their configuration, so that no caller's number is known and nobody would be let in there: set asn_file and start them again, or leave asns empty"
+        )))
     }
 }
 

@@ -235,8 +235,8 @@ impl State {
     /// # Errors
     ///
     /// [`BackupError`]: then nothing has changed.
-    pub async fn restore(&self, by: &By, input: impl BufRead) -> Result<u64, BackupError> {
-        let (head, rows) = read(input)?;
+    pub async fn restore(&self, by: &By, backup: &Backup) -> Result<u64, BackupError> {
+        let Backup { head, rows } = backup;
         let mut change = self.change(by).await?;
         let transaction = &mut change.transaction;
         for table in DROPPED {
@@ -247,7 +247,7 @@ impl State {
             let query = format!("DELETE FROM {}", table.name);
             sqlx::query(&query).execute(&mut **transaction).await?;
         }
-        for (table, row) in &rows {
+        for (table, row) in rows {
             table.insert(transaction, row).await?;
         }
         // Above both, so that every edge reads anew and no position is given twice.
@@ -335,9 +335,26 @@ struct Head {
     taken_at: String,
 }
 
+/// What [`State::backup`] wrote, read to its end before anything is touched.
+pub struct Backup {
+    head: Head,
+    rows: Rows,
+}
+
 type Rows = Vec<(&'static Table, Map<String, Value>)>;
 
-/// Reads all of it before anything is touched.
+impl Backup {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`]: it cannot be read, is not whole, or was made with another schema.
+    pub fn read(input: impl BufRead) -> Result<Self, BackupError> {
+        let (head, rows) = read(input)?;
+        Ok(Self { head, rows })
+    }
+}
+
 fn read(input: impl BufRead) -> Result<(Head, Rows), BackupError> {
     let mut lines = (1..).zip(input.lines());
     let damaged = |line, what| BackupError::Damaged { line, what };

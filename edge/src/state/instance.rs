@@ -17,19 +17,27 @@ pub struct LiveRow {
 }
 
 impl State {
-    /// Says that this edge is alive and acts on every change up to `applied`.
+    /// Says that this edge is alive and acts on every change up to `applied`, and whether it has a table of
+    /// autonomous systems.
     ///
     /// # Errors
     ///
     /// [`DatabaseError`] if the database does not answer.
-    pub async fn beat(&self, instance: &str, applied: u64, now: u64) -> Result<(), DatabaseError> {
+    pub async fn beat(
+        &self,
+        instance: &str,
+        applied: u64,
+        has_asns: bool,
+        now: u64,
+    ) -> Result<(), DatabaseError> {
         sqlx::query(
-            "INSERT INTO instance (id, applied, seen_at) VALUES ($1, $2, $3)
-             ON CONFLICT (id) DO UPDATE SET applied = $2, seen_at = $3",
+            "INSERT INTO instance (id, applied, seen_at, asns) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (id) DO UPDATE SET applied = $2, seen_at = $3, asns = $4",
         )
         .bind(instance)
         .bind(signed(applied))
         .bind(signed(now))
+        .bind(i64::from(has_asns))
         .execute(&self.pool)
         .await?;
         Ok(())

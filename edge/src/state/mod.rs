@@ -39,7 +39,7 @@ use sqlx::{Any, AnyPool, Transaction};
 pub use access::Versioned;
 pub(crate) use access::check as check_access;
 pub use audit::{Audited, Entry, Outcome};
-pub use backup::BackupError;
+pub use backup::{Backup, BackupError};
 pub use bundle::CheckedBundle;
 pub use certificate::RegisteredCa;
 pub use credential::{Credential, Kind};

@@ -4,7 +4,10 @@ use sqlx::{Any, AnyPool, Transaction};
 use thiserror::Error;
 
 /// Each is applied once, in order. A line is never changed after a release, only added.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_state.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_state.sql"),
+    include_str!("../../migrations/0002_instance_asns.sql"),
+];
 
 /// Why the schema is not the one that this program needs.
 #[derive(Debug, Error)]

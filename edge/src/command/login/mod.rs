@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use process::{Clock, Exit, Failure, SystemClock};
+use process::{Clock, Exit, Failure, Firewall, SystemClock};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::output::{print, read};
+use super::output::{print, read, write};
 use callback::Callback;
 use http::Client;
 use provider::{Provider, ProviderError, SignedIn};
@@ -35,42 +35,55 @@ pub(crate) struct Arguments {
     /// Where the edge's API is, `https://api.EDGE`
     #[arg(long, value_name = "URL")]
     edge: String,
-    /// Dial the edge here instead of at its name
+    /// An address of the edge, in place of what its name resolves to
     #[arg(long, value_name = "IP:PORT")]
     edge_address: Option<SocketAddr>,
-    /// CA of the edge's certificate instead of the machine's
-    #[arg(long, value_name = "PATH")]
+    /// CA certificates of the edge itself, PEM [default: those of this machine]
+    #[arg(long, value_name = "PATH", alias = "edge-ca")]
     edge_ca_file: Option<PathBuf>,
     /// The identity provider, as its discovery document names it
     #[arg(long, value_name = "URL")]
     issuer: String,
-    /// CA of the identity provider instead of the machine's
+    /// CA certificates of the identity provider, PEM [default: those of this machine]
     #[arg(long, value_name = "PATH")]
     issuer_ca_file: Option<PathBuf>,
     /// What this program is called at the identity provider
     #[arg(long, value_name = "ID")]
     client_id: String,
-    /// Its secret, where the provider insists on one
+    /// A file with its secret, where the provider insists on one
     #[arg(long, value_name = "PATH")]
     client_secret_file: Option<PathBuf>,
     /// `fdrl_…`: the rule that the ID token buys access by
     #[arg(long, value_name = "RULE")]
     rule: String,
-    /// A further scope to ask the provider for, beside openid
+    /// A further scope to ask the provider for, beside openid; may be repeated
     #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
-    /// A class of sign-in to ask the provider for (`acr_values`); the rule says which will do
+    /// A class of sign-in to ask the provider for (`acr_values`), the rule says which will do; may be
+    /// repeated
     #[arg(long, value_name = "CLASS")]
     acr: Vec<String>,
     /// The port on loopback that the browser comes back to [default: a free one]
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     port: u16,
     /// Where the access token is written, for its owner alone; `-`: into what is printed
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Print what a firewall has to let through, and do nothing else: direction, protocol, host, port,
+    /// purpose
+    #[arg(long)]
+    firewall: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    if arguments.firewall {
+        return write(firewall(&arguments)?.as_bytes());
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let tell = |url: &str| {
         let mut out = std::io::stderr().lock();
@@ -79,6 +92,43 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let done = sign_in(&arguments, clock, tell).await?;
     print(&done)
+}
+
+/// What has to be let through from where somebody signs in. The browser's own way to the provider is as
+/// it is.
+fn firewall(arguments: &Arguments) -> Result<String, Failure> {
+    let mut firewall = Firewall::default();
+    let (host, port) = server("--edge", &arguments.edge)?;
+    let exchange = "the edge: token exchange";
+    match arguments.edge_address {
+        Some(address) => firewall.dial(&address.ip().to_string(), address.port(), exchange),
+        None => firewall.dial(&host, port, exchange),
+    }
+    let (host, port) = server("--issuer", &arguments.issuer)?;
+    firewall.dial(&host, port, "the identity provider: discovery");
+    let others = "the identity provider: tokens and keys, where discovery names another host";
+    firewall.dial("*", 443, others);
+    let back = "the browser comes back";
+    firewall.listen(SocketAddr::from(([127, 0, 0, 1], arguments.port)), back);
+    let text = firewall.to_string();
+    // 0 is a free one.
+    Ok(text.replace("in\ttcp\t127.0.0.1\t0\t", "in\ttcp\t127.0.0.1\t*\t"))
+}
+
+/// Host and port of a URL.
+fn server(word: &str, url: &str) -> Result<(String, u16), Failure> {
+    let no_url = || {
+        Failure::new(Exit::Usage, format!("{word} is no URL"))
+            .next("write https:// and a name, for instance https://api.edge.example.com")
+    };
+    let uri: ::http::Uri = url.parse().map_err(|_| no_url())?;
+    let host = uri.host().ok_or_else(no_url)?.trim_matches(['[', ']']);
+    let default = match uri.scheme_str() {
+        Some("https") => 443,
+        Some("http") => 80,
+        _ => return Err(no_url()),
+    };
+    Ok((host.to_owned(), uri.port_u16().unwrap_or(default)))
 }
 
 /// Signs in, exchanges, keeps the token; what is to be printed. `tell` is given the page to open.
@@ -211,4 +261,54 @@ fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
     std::fs::rename(&draft, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Arguments as Line, Command};
+    use super::*;
+
+    fn lines(words: &[&str]) -> Result<String, Failure> {
+        let known = ["keyward-edge", "login", "--firewall", "--client-id", "c"];
+        let rest = ["--rule", "fdrl_1", "--out", "-"];
+        let line = Line::try_parse_from(known.iter().chain(&rest).chain(words)).unwrap();
+        match line.command {
+            Command::Login(arguments) => firewall(&arguments),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_firewall_is_told_of_edge_provider_and_browser() {
+        let others = "the identity provider: tokens and keys, where discovery names another host";
+        let names = "out\ttcp\t*\t53\tname resolution, by the system's resolvers\n";
+        let udp = names.replace("tcp", "udp");
+        let edge = ["--edge", "https://api.edge.example"];
+        let issuer = ["--issuer", "https://id.example:8443/realm"];
+        assert_eq!(
+            lines(&[edge, issuer].concat()).unwrap(),
+            format!(
+                "in\ttcp\t127.0.0.1\t*\tthe browser comes back, this machine alone\n\
+                 out\ttcp\t*\t443\t{others}\n\
+                 {names}\
+                 out\ttcp\tapi.edge.example\t443\tthe edge: token exchange\n\
+                 out\ttcp\tid.example\t8443\tthe identity provider: discovery\n\
+                 {udp}"
+            )
+        );
+        let more = ["--edge-address", "192.0.2.7:4443", "--port", "8400"];
+        let text = lines(&[&edge[..], &issuer, &more].concat()).unwrap();
+        assert!(text.contains("out\ttcp\t192.0.2.7\t4443\tthe edge: token exchange\n"));
+        assert!(text.contains("in\ttcp\t127.0.0.1\t8400\t") && !text.contains("api.edge"));
+        for bad in ["edge.example", "ftp://edge.example", "https://"] {
+            let failure = lines(&[&["--edge", bad][..], &issuer].concat()).unwrap_err();
+            assert_eq!(failure.exit(), Exit::Usage);
+            assert!(
+                failure.to_string().starts_with("--edge is no URL"),
+                "{failure}"
+            );
+        }
+    }
 }

@@ -8,7 +8,7 @@ use clap::Parser;
 use process::{Exit, Failure};
 use tempfile::TempDir;
 
-use super::{Arguments, open, operate};
+use super::{Arguments, command_line, open, operate};
 use crate::state::{Rotation, Scope};
 use crate::tests::clock::START;
 use crate::tests::issuer::{Signer, claims_at};
@@ -81,7 +81,7 @@ impl Desk {
 
 #[test]
 fn the_command_line_is_one_that_clap_can_parse() {
-    super::command_line().debug_assert();
+    command_line().debug_assert();
 }
 
 #[test]
@@ -316,6 +316,71 @@ async fn issuers_and_rules_are_made_and_a_token_is_explained_against_them() {
     );
 }
 
+/// Every command, with its name from the program's on.
+fn commands(name: &str, command: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
+    found.push((name.to_owned(), command.clone()));
+    for inner in command.get_subcommands() {
+        commands(&format!("{name} {}", inner.get_name()), inner, found);
+    }
+}
+
+#[test]
+fn the_help_of_every_command_is_whole_and_alike() {
+    let mut found = Vec::new();
+    commands("keyward-edge", &command_line(), &mut found);
+    assert!(found.len() > 30, "{}", found.len());
+    for (name, command) in found {
+        let about = command.get_about().map(ToString::to_string);
+        let about = about.unwrap_or_else(|| panic!("{name}: says nothing"));
+        assert!(
+            !about.ends_with('.') && about.starts_with(char::is_uppercase),
+            "{name}: {about}"
+        );
+        for word in command.get_arguments() {
+            let id = word.get_id();
+            let help = word.get_help().map(ToString::to_string);
+            let help = help.unwrap_or_else(|| panic!("{name} {id}: says nothing"));
+            let begin = help.starts_with(|letter: char| letter.is_uppercase() || letter == '`');
+            assert!(begin && !help.ends_with('.'), "{name} {id}: {help}");
+            assert!(
+                !help.contains("SQLite`") && !help.contains("without:"),
+                "{name} {id}: {help}"
+            );
+            let many = matches!(word.get_action(), clap::ArgAction::Append);
+            assert_eq!(
+                help.contains("may be repeated"),
+                many,
+                "{name} {id}: {help}"
+            );
+            let defaults = help.matches("[default:").count();
+            let shown = !word.get_default_values().is_empty() && !word.is_hide_default_value_set();
+            let takes = word.get_action().takes_values();
+            assert!(
+                defaults + usize::from(shown && takes) <= 1,
+                "{name} {id}: {help}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_word_of_the_agent_is_documented() {
+    let page = include_str!("../../../../docs/edge.md");
+    let (_, table) = page.split_once("| Word | Default | Effect |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let line = command_line();
+    let agent = line.find_subcommand("agent").unwrap();
+    for word in agent.get_arguments().filter(|word| !word.is_hide_set()) {
+        let Some(word) = word.get_long() else {
+            continue;
+        };
+        let listed = [' ', '`']
+            .iter()
+            .any(|end| table.contains(&format!("`--{word}{end}")));
+        assert!(listed, "--{word}");
+    }
+}
+
 #[tokio::test]
 async fn a_backup_is_private_never_overwritten_and_brings_everything_back() {
     let desk = Desk::new();
@@ -357,6 +422,26 @@ async fn a_backup_is_private_never_overwritten_and_brings_everything_back() {
         desk.run(&["restore", "/nowhere"]).await.unwrap_err().exit(),
         Exit::Usage
     );
+}
+
+#[tokio::test]
+async fn a_restore_of_what_is_no_backup_leaves_nothing_that_an_edge_could_start_on() {
+    let desk = Desk::new();
+    let broken = desk.file("broken", "{}");
+    for (file, why) in [
+        ("/nowhere", "cannot write or read the backup"),
+        (&*broken, "line 1: this is no backup of an edge"),
+        (
+            desk.directory.path().to_str().unwrap(),
+            "cannot write or read",
+        ),
+    ] {
+        let failure = desk.run(&["restore", file]).await.unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage, "{file}");
+        let said = failure.to_string();
+        assert!(said.contains(why) && said.contains("\n  next: "), "{said}");
+        assert!(!desk.state().exists(), "{file}");
+    }
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::bundles::bundle;
+use super::certificates::ca;
 use super::http_client::{Answer, Served};
-use super::objects::{bundle, ca};
 use crate::plane::Rates;
 use crate::plane::limit::Rate;
 use crate::state::sha256;

@@ -9,8 +9,8 @@ use http::Method;
 use process::{Clock, SystemClock};
 use serde_json::{Value, json};
 
+use super::certificates::ca;
 use super::http_client::Served;
-use super::objects::ca;
 use crate::state::{Issuer, KeySource, Matcher};
 use crate::tests::issuer::{Signer, issuer};
 use crate::tests::stage::Stage;

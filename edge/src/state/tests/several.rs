@@ -18,6 +18,8 @@ on_both!(
     a_change_counts_the_edges_that_act_on_it,
     live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_not,
     a_newer_schema_is_refused_and_left_alone,
+    an_earlier_schema_is_brought_forward_with_what_it_holds,
+    autonomous_systems_need_a_table_on_every_edge_that_serves,
     two_edges_that_start_on_an_empty_database_both_come_up,
     a_rule_that_would_take_everybody_is_not_made,
     a_rule_for_an_issuer_of_everybody_names_a_tenant,
@@ -216,16 +218,16 @@ async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(given: Stage
 async fn a_change_counts_the_edges_that_act_on_it(given: Stage) {
     let (state, now) = (&given.state, given.clock.seconds());
     let (_, number) = state.create_tunnel(&given.by(), None).await.unwrap();
-    state.beat("a", number, now).await.unwrap();
-    state.beat("b", number - 1, now).await.unwrap();
+    state.beat("a", number, true, now).await.unwrap();
+    state.beat("b", number - 1, true, now).await.unwrap();
     let count = async |at| {
         let enforced = state.enforced(number, at).await.unwrap();
         (enforced.instances, enforced.of)
     };
     assert_eq!(count(now).await, (1, 2));
-    state.beat("b", number, now).await.unwrap();
+    state.beat("b", number, true, now).await.unwrap();
     assert_eq!(count(now).await, (2, 2));
-    state.beat("a", number, now + 9).await.unwrap();
+    state.beat("a", number, true, now + 9).await.unwrap();
     assert_eq!(
         count(now + 10).await,
         (1, 1),
@@ -245,7 +247,7 @@ async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_
         address: "192.0.2.1:5000".to_owned(),
     };
     for edge in ["a", "b"] {
-        state.beat(edge, 0, by.now).await.unwrap();
+        state.beat(edge, 0, true, by.now).await.unwrap();
     }
     state
         .report_live("a", &[row("r1"), row("r2")], by.now)
@@ -267,7 +269,7 @@ async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_
     assert_eq!(seen, wanted);
     state.report_live("a", &[], by.now).await.unwrap();
     assert_eq!(live().await.len(), 1);
-    state.beat("a", 0, by.now + 11).await.unwrap();
+    state.beat("a", 0, true, by.now + 11).await.unwrap();
     state
         .report_live("a", &[row("r2")], by.now + 11)
         .await
@@ -290,13 +292,63 @@ async fn a_newer_schema_is_refused_and_left_alone(given: Stage) {
     let refused = State::open(&given.url, seal, settings).await.unwrap_err();
     assert!(matches!(
         refused,
-        OpenError::Schema(SchemaError::Newer { found: 2, known: 1 })
+        OpenError::Schema(SchemaError::Newer { found: 3, known: 2 })
     ));
     let (found,): (i64,) = sqlx::query_as("SELECT number FROM schema_version")
         .fetch_one(&given.state.pool)
         .await
         .unwrap();
-    assert_eq!(found, 2);
+    assert_eq!(found, 3);
+}
+
+async fn an_earlier_schema_is_brought_forward_with_what_it_holds(given: Stage) {
+    let id = given.state.create_tunnel(&given.by(), None).await;
+    let id = id.unwrap().0.id;
+    // As the first schema was.
+    for statement in [
+        "ALTER TABLE instance DROP COLUMN asns",
+        "UPDATE schema_version SET number = 1",
+    ] {
+        let done = sqlx::query(statement).execute(given.state.pool()).await;
+        done.unwrap();
+    }
+    assert!(given.state.beat("a", 0, true, 1).await.is_err());
+    let later = given.another().await;
+    later.beat("a", 0, true, 1).await.unwrap();
+    assert!(later.tunnel(&id).await.unwrap().is_some());
+}
+
+async fn autonomous_systems_need_a_table_on_every_edge_that_serves(given: Stage) {
+    let (state, by) = (&given.state, given.by());
+    let id = state.create_tunnel(&by, None).await.unwrap().0.id;
+    let access = api::Access {
+        cidrs: vec!["192.0.2.0/24".to_owned()],
+        asns: vec![64_500],
+        ..api::Access::default()
+    };
+    let put = async || state.put_access(&by, &id, &access, None).await;
+    put().await.expect("nobody serves yet");
+    state.beat("a", 0, true, by.now).await.unwrap();
+    put().await.unwrap();
+    state.beat("b", 0, false, by.now).await.unwrap();
+    let refused = put().await.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("asns: 1 of 2 edges have no asn_file"),
+        "{refused}"
+    );
+    let open = api::Access {
+        asns: Vec::new(),
+        ..access.clone()
+    };
+    state.put_access(&by, &id, &open, None).await.unwrap();
+    // One that is configured anew has the same place, one that is gone has none.
+    state.beat("b", 0, true, by.now).await.unwrap();
+    put().await.unwrap();
+    state.beat("b", 0, false, by.now).await.unwrap();
+    state.leave("b").await.unwrap();
+    put().await.unwrap();
+    state.beat("b", 0, false, by.now - 10).await.unwrap();
+    put().await.expect("it was not seen for long enough");
 }
 
 async fn two_edges_that_start_on_an_empty_database_both_come_up(given: Stage) {
