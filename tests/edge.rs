@@ -3,7 +3,11 @@
 
 mod access;
 mod agent;
+mod agent_again;
+mod agent_files;
+mod agent_refusals;
 mod agent_stdio;
+mod apart;
 mod blind;
 mod check;
 mod clients;
@@ -21,14 +25,17 @@ mod hello;
 mod hostile;
 mod hostile_edge;
 mod keys;
+mod network;
 mod openapi;
 mod path;
 #[path = "../edge/src/tests/postgres.rs"]
 mod postgres;
+mod rotated;
 mod several;
 mod signals;
 mod stand;
 mod state;
+mod told;
 mod toxics;
 mod world;
 

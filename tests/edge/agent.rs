@@ -5,11 +5,11 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::stand::{EDGE, Stand, Tunnel};
-use crate::rig::{DOMAIN, Issuer, until};
+use super::stand::{EDGE, Stand};
+use crate::rig::{DOMAIN, until};
 
 pub(crate) const CLIENTS: &str =
     "client_ca_files: [FOLDER/client-ca.pem], streams: 100000, connections_per_minute: 10000000";
@@ -62,7 +62,7 @@ impl Agent {
     }
 
     /// Waits until `part` was logged at least `times` times.
-    async fn logs(&self, part: &str, times: usize) {
+    pub(super) async fn logs(&self, part: &str, times: usize) {
         until(part, async || {
             (self.log().matches(part).count() >= times).then_some(())
         })
@@ -70,7 +70,7 @@ impl Agent {
     }
 
     /// One request on a connection of its own: head and body as they came.
-    async fn ask(&self, head: &str) -> String {
+    pub(super) async fn ask(&self, head: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("{head}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -79,13 +79,13 @@ impl Agent {
         answer
     }
 
-    async fn get(&self, path: &str) -> String {
+    pub(super) async fn get(&self, path: &str) -> String {
         let head = format!("GET {path} HTTP/1.1\r\nHost: {}", self.address);
         self.ask(&head).await
     }
 
     /// A call that is to fail: what it is told.
-    async fn fails(&self, layer: &str, reason: &str) {
+    pub(super) async fn fails(&self, layer: &str, reason: &str) {
         let answer = self.get("/up/call").await;
         let sound = answer.contains(&format!("\"layer\":\"{layer}\"")) && answer.contains(reason);
         assert!(sound, "{layer}, {reason}: {answer}");
@@ -93,7 +93,7 @@ impl Agent {
     }
 
     /// An event stream that has reached the server.
-    async fn events(&self, stand: &Stand) -> TcpStream {
+    pub(super) async fn events(&self, stand: &Stand) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let head = format!("GET /up/events HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -104,7 +104,7 @@ impl Agent {
         stream
     }
 
-    async fn works(&self) {
+    pub(super) async fn works(&self) {
         let answer = self.get("/up/call").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
@@ -264,261 +264,6 @@ async fn another_protocol_is_carried_both_ways() {
         stream.read_exact(&mut back).await.unwrap();
         assert_eq!(back, word);
     }
-}
-
-#[tokio::test]
-async fn foreign_names_and_foreign_pages_reach_nothing() {
-    let stand = mutual("").await;
-    let agent = Agent::start(&stand, &[]).await;
-    let here = agent.address;
-    for (head, status) in [
-        (
-            "GET /up/mcp HTTP/1.1\r\nHost: evil.example".to_owned(),
-            "403",
-        ),
-        ("GET /mcp HTTP/1.1\r\nHost: up.t.example".to_owned(), "403"),
-        (
-            "GET /mcp HTTP/1.1\r\nHost: up.localhost.evil.example".to_owned(),
-            "403",
-        ),
-        (
-            format!("GET http://evil.example/up/mcp HTTP/1.1\r\nHost: {here}"),
-            "403",
-        ),
-        (
-            format!("GET /up/mcp HTTP/1.1\r\nHost: {here}\r\nOrigin: https://evil.example"),
-            "403",
-        ),
-        (
-            format!("GET /up/mcp HTTP/1.1\r\nHost: {here}\r\nOrigin: null"),
-            "403",
-        ),
-        (
-            format!(
-                "GET /up/mcp HTTP/1.1\r\nHost: {here}\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors"
-            ),
-            "403",
-        ),
-        (
-            format!("GET /up/mcp HTTP/1.1\r\nHost: {here}\r\nHost: {here}"),
-            "4",
-        ),
-        ("GET /up/mcp HTTP/1.1".to_owned(), "4"),
-        (format!("GET / HTTP/1.1\r\nHost: {here}"), "404"),
-        (
-            format!("CONNECT up.t.example:443 HTTP/1.1\r\nHost: {here}"),
-            "40",
-        ),
-    ] {
-        let answer = agent.ask(&head).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")),
-            "{head}: {answer}"
-        );
-    }
-    assert_eq!(stand.upstream.seen(|_| true), Vec::<String>::new());
-    let page = format!("GET /up/mcp HTTP/1.1\r\nHost: {here}\r\nOrigin: http://localhost:6274");
-    assert!(agent.ask(&page).await.starts_with("HTTP/1.1 200"));
-}
-
-#[tokio::test]
-async fn a_refusal_names_its_layer_and_its_reason() {
-    let stand = mutual("").await;
-    let agent = Agent::start(&stand, &[]).await;
-    agent.works().await;
-    let refused = async |access: &str, times: usize, reason: &str| {
-        stand.tell(&Tunnel::open_to(access));
-        stand.edge.logs("tunnels taken", times).await;
-        until("the end of what is open", async || {
-            (stand.edge.metric("keyward_edge_streams").await == 0).then_some(())
-        })
-        .await;
-        agent.fails("edge policy", reason).await;
-    };
-    let certificate = std::fs::read_to_string(stand.file("agent.crt")).unwrap();
-    let leaf = pki::Certificate::from_pem(&certificate).unwrap();
-    let denied = format!("{CLIENTS}, denied: ['{}']", leaf.fingerprint());
-    refused(&denied, 2, "certificate_denied").await;
-    refused(
-        &format!("{CLIENTS}, clients: ['other.*']"),
-        3,
-        "client_not_listed",
-    )
-    .await;
-    std::fs::write(stand.file("other-ca.pem"), Issuer::new().client_ca_pem()).unwrap();
-    refused("client_ca_files: [FOLDER/other-ca.pem]", 4, "unknown_ca").await;
-    stand.tell(&Tunnel::open_to(CLIENTS));
-    stand.edge.logs("tunnels taken", 5).await;
-    agent.works().await;
-
-    let elsewhere = Agent::start(&stand, &["--tunnel-domain", "other.example"]).await;
-    elsewhere.fails("edge policy", "unknown_tunnel").await;
-    drop(elsewhere);
-    let foreign = Issuer::new().ca_pem();
-    std::fs::write(stand.file("foreign.pem"), foreign).unwrap();
-    let foreign = stand.file("foreign.pem");
-    let agent = Agent::start(&stand, &["--ca", &foreign]).await;
-    agent.fails("tunnel certificate", "is not trusted").await;
-    let agent = Agent::start(&stand, &["--edge-ca", &foreign]).await;
-    agent.fails("edge certificate", "is not trusted").await;
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dead = free.local_addr().unwrap().to_string();
-    drop(free);
-    let agent = Agent::at(&stand, &["--edge-address", &dead]).await;
-    agent.fails("edge", &dead).await;
-}
-
-#[tokio::test]
-async fn a_proxy_that_refuses_the_certificate_is_told_apart_from_the_edge() {
-    let mut stand = mutual("").await;
-    // The edge takes another client CA than the proxy.
-    stand.proxies.clear();
-    let other = Issuer::new();
-    std::fs::write(stand.file("other-ca.pem"), other.client_ca_pem()).unwrap();
-    let text = std::fs::read_to_string(stand.file("mutual.yaml")).unwrap();
-    let text = text.replace("client-ca.pem", "other-ca.pem");
-    let proxy = stand.with_config("strict", &text).await;
-    proxy.ready().await;
-    let agent = Agent::start(&stand, &[]).await;
-    agent
-        .fails("client certificate", "refuses the client certificate")
-        .await;
-    drop(proxy);
-    until("no proxy", async || {
-        (stand.edge.metric("keyward_edge_links").await == 0).then_some(())
-    })
-    .await;
-    agent.fails("edge policy", "no_proxy").await;
-}
-
-#[tokio::test]
-async fn every_file_is_taken_up_while_calls_go_through_and_a_bad_one_is_not() {
-    let stand = mutual("").await;
-    let agent = Agent::start(&stand, &[]).await;
-    agent.works().await;
-    // Half of a pair is no pair.
-    let (certificate, key) = stand.issuer.client("renewed.example");
-    stand.replace("agent.crt", &certificate);
-    agent.logs("files not taken", 1).await;
-    agent.works().await;
-    // The whole one is shown from there on.
-    stand.replace("agent.key", &key);
-    agent.logs("files taken", 2).await;
-    stand.tell(&Tunnel::open_to(&format!(
-        "{CLIENTS}, clients: ['renewed.*']"
-    )));
-    stand.edge.logs("tunnels taken", 2).await;
-    agent.works().await;
-    // The tunnel's CA, and back.
-    let good = std::fs::read_to_string(stand.file("tunnel-ca.pem")).unwrap();
-    let foreign = Issuer::new().ca_pem();
-    stand.replace("tunnel-ca.pem", &foreign);
-    agent.logs("files taken", 3).await;
-    agent.fails("tunnel certificate", "is not trusted").await;
-    stand.replace("tunnel-ca.pem", &format!("{foreign}{good}"));
-    agent.logs("files taken", 4).await;
-    agent.works().await;
-    // The edge's.
-    let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
-    stand.replace("front-ca.pem", &foreign);
-    agent.logs("files taken", 5).await;
-    agent.fails("edge certificate", "is not trusted").await;
-    stand.replace("front-ca.pem", &front);
-    agent.logs("files taken", 6).await;
-    agent.works().await;
-    for (file, bad) in [
-        ("tunnel-ca.pem", "no PEM"),
-        ("agent.key", ""),
-        ("front-ca.pem", "x"),
-    ] {
-        let before = std::fs::read_to_string(stand.file(file)).unwrap();
-        let times = agent.log().matches("files not taken").count();
-        stand.replace(file, bad);
-        agent.logs("files not taken", times + 1).await;
-        agent.works().await;
-        stand.replace(file, &before);
-        until("the same file again", async || {
-            (std::fs::read_to_string(stand.file(file)).ok()? == before).then_some(())
-        })
-        .await;
-    }
-    let log = agent.log();
-    assert!(!log.contains("PRIVATE") && !log.contains("BEGIN"), "{log}");
-}
-
-#[tokio::test]
-async fn a_stream_that_runs_goes_on_when_the_files_change() {
-    let stand = mutual("").await;
-    let agent = Agent::start(&stand, &[]).await;
-    let mut stream = agent.events(&stand).await;
-    let (certificate, key) = stand.issuer.client("renewed.example");
-    stand.replace("agent.key", &key);
-    stand.replace("agent.crt", &certificate);
-    agent.logs("files taken", 2).await;
-    agent.works().await;
-    stand.upstream.say(7);
-    let mut seen = String::new();
-    let mut piece = [0; 4096];
-    while !seen.contains("data: 7") {
-        let read = stream.read(&mut piece).await.unwrap();
-        assert!(read > 0, "{seen}");
-        seen.push_str(std::str::from_utf8(&piece[..read]).unwrap());
-    }
-}
-
-#[tokio::test]
-async fn an_address_that_is_dead_or_has_no_proxy_is_passed_over() {
-    let stand = mutual("").await;
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dead = free.local_addr().unwrap().to_string();
-    drop(free);
-    // Takes the connection and says nothing.
-    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let silent = mute.local_addr().unwrap().to_string();
-    let (_second, lonely) = stand.second().await;
-    let (lonely, good) = (lonely.to_string(), stand.address.to_string());
-    for first in [&dead, &silent, &lonely] {
-        let words = ["--edge-address", first, "--edge-address", &good];
-        let agent = Agent::at(&stand, &words).await;
-        agent.works().await;
-        agent.works().await;
-    }
-}
-
-#[tokio::test]
-async fn calls_go_on_by_the_other_edge_when_one_is_killed() {
-    let mut stand = Stand::start(0, CLIENTS).await;
-    stand.tell(&Tunnel {
-        instances: 2,
-        ..Tunnel::open_to(CLIENTS)
-    });
-    let (second, address) = stand.second().await;
-    let both = format!("    addresses: ['{}', '{address}']\n", stand.address);
-    let proxy = stand.proxy_at("several", &both).await;
-    for edge in [&stand.edge, &second] {
-        until("connections to both", async || {
-            (edge.metric("keyward_edge_links").await == 2).then_some(())
-        })
-        .await;
-    }
-    let other = address.to_string();
-    let agent = Agent::start(&stand, &["--edge-address", &other]).await;
-    agent.works().await;
-    assert_eq!(stand.edge.metric("keyward_edge_streams").await, 1);
-    stand.edge.end(rustix::process::Signal::KILL).await;
-    for _ in 0..10 {
-        agent.works().await;
-    }
-    stand.restart().await;
-    drop(second);
-    until("the first edge's connections", async || {
-        (stand.edge.metric("keyward_edge_links").await == 2).then_some(())
-    })
-    .await;
-    for _ in 0..10 {
-        agent.works().await;
-    }
-    drop(proxy);
 }
 
 #[tokio::test]

@@ -88,6 +88,44 @@ async fn an_edge_that_stops_lets_calls_in_flight_end_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn a_secret_that_is_renewed_while_its_edge_stops_keeps_no_connection() {
+    let mut stand = Stand::with(1, OPEN, "shutdown_timeout: 10s\n").await;
+    stand.tell(&Tunnel {
+        secrets: ["a", "b"]
+            .map(|name| (name, format!("secret-{name}"), ""))
+            .into(),
+        ..Tunnel::open_to(OPEN)
+    });
+    stand.edge.logs("tunnels taken", 2).await;
+    stand.links(2).await;
+    let mut idle = stand.line().await.unwrap();
+    assert_eq!(idle.get("/idle").await.unwrap().status, 200);
+    let proxy = stand.proxies.remove(0);
+    let begun = tokio::time::Instant::now();
+    let ending = stand.edge.end(Signal::TERM);
+    let (folder, log) = (stand.folder.path().to_owned(), || proxy.log());
+    let flowing = async {
+        proxy.logs("the edge will cut the connection", 1).await;
+        std::fs::write(folder.join("next"), "secret-b").unwrap();
+        std::fs::rename(folder.join("next"), folder.join("secret")).unwrap();
+        proxy.logs("connection bound anew", 1).await;
+        // What is bound anew stays as a rule, so that it has to be told again.
+        until("the end of it, told again", async || {
+            let log = log();
+            let mut lines = log.lines();
+            lines.find(|line| line.contains("connection bound anew"))?;
+            let told = lines.find(|line| line.contains("the edge will cut the connection"));
+            told.map(drop)
+        })
+        .await;
+        idle.rest().await;
+        assert!(idle.notified, "closed in an orderly way");
+        assert!(begun.elapsed().as_secs() < 9, "before the limit");
+    };
+    tokio::join!(ending, flowing);
+}
+
+#[tokio::test]
 async fn a_proxy_that_only_dials_listens_on_nothing_but_loopback() {
     let stand = Stand::start(1, OPEN).await;
     let listeners = stand.proxies[0].listeners();

@@ -19,7 +19,8 @@ use tokio::sync::broadcast;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// `/events` is an event stream, `/ws` an echo behind an upgrade, everything else answers `ok`.
+/// `/events` is an event stream, `/ws` an echo behind an upgrade, everything else answers `ok`, `/held` not before
+/// the next event.
 #[derive(Clone)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
@@ -96,6 +97,8 @@ impl Upstream {
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
+        // Before it is noted, so that whoever has seen it can let it go.
+        let held = (request.uri().path() == "/held").then(|| self.events.subscribe());
         let line = format!("{} {}", request.method(), request.uri().path());
         self.seen.lock().unwrap().push(line);
         match request.uri().path() {
@@ -103,6 +106,9 @@ impl Upstream {
             "/ws" => self.echo(&mut request),
             _ => {
                 let body = request.into_body().collect().await;
+                if let Some(mut events) = held {
+                    let _ = events.recv().await;
+                }
                 let status = match body {
                     Ok(_) => StatusCode::OK,
                     Err(_) => StatusCode::BAD_REQUEST,
