@@ -6,16 +6,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use control::{Credential, Policy, Reason, Report, Resource, Role, Tunnel};
+use control::{Policy, Reason, Report, Resource, Role, Tunnel};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::credential::LintedCredential;
 use crate::status::{Operation, Status};
 
 /// What is in force for one tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Publication {
     /// For proxies.
-    pub credential: Option<Arc<Credential>>,
+    pub credential: Option<Arc<LintedCredential>>,
     /// For proxies.
     pub policy: Option<Arc<Policy>>,
     /// For connectors.

@@ -3,6 +3,8 @@
 //! A blob is named by the rotation that made it, which stands in the journal before, so that a crash
 //! leaves at most one key without a record, and the next start finds it under the same name. It is durable
 //! before anything that was made with it leaves the state directory.
+//! A server certificate lies here from its signature on, checked or not: nobody else reads it here, and
+//! it goes out only as [`pki::Linted`].
 //! Keys are not sealed: whoever reads the state directory has them, and the status says so.
 
 use std::path::{Path, PathBuf};

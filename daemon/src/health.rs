@@ -13,7 +13,7 @@ use process::metrics::Exposition;
 use process::{Clock, Health, Tasks};
 
 use crate::board::{Board, Publications, Replicas};
-use crate::publisher::leaf_sha256;
+use crate::credential::LintedCredential;
 use crate::status::{CertificateStatus, Status, TunnelStatus};
 
 /// Leaves whose end is remembered: more than replicas can lag behind.
@@ -86,11 +86,11 @@ impl Observer {
             let credential = publications
                 .get(name)
                 .and_then(|publication| publication.credential.as_ref());
-            match credential {
+            match credential.map(|credential| credential.message().leaf.not_after) {
                 None => Some(format!("tunnel {name}: no server certificate is published")),
-                Some(credential) if credential.leaf.not_after < now => Some(format!(
+                Some(end) if end < now => Some(format!(
                     "tunnel {name}: the server certificate is over since {} s",
-                    now - credential.leaf.not_after
+                    now - end
                 )),
                 Some(_) => None,
             }
@@ -186,14 +186,16 @@ fn reports<'a>(
 }
 
 fn ends(publications: &Publications) -> BTreeMap<String, u64> {
-    let leaf = |credential: &Arc<control::Credential>| {
-        let leaf = leaf_sha256(&credential.leaf.chain)?;
-        Some((leaf, credential.leaf.not_after))
+    let leaf = |credential: &Arc<LintedCredential>| {
+        (
+            credential.leaf_sha256(),
+            credential.message().leaf.not_after,
+        )
     };
     let credentials = publications
         .values()
         .filter_map(|publication| publication.credential.as_ref());
-    credentials.filter_map(leaf).collect()
+    credentials.map(leaf).collect()
 }
 
 fn certificates(tunnel: &TunnelStatus) -> Vec<(&'static str, &CertificateStatus)> {
@@ -313,16 +315,14 @@ fn unix(time: SystemTime) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use control::{Credential, Leaf, Report, Secret, TunnelReport};
+    use control::{Report, TunnelReport};
     use tokio::sync::{mpsc, watch};
 
     use super::*;
     use crate::board::{Publication, Replica};
+    use crate::credential::{Terms, tests::linted};
 
-    const NOW: u64 = 1_000;
-    /// Two chains of nobody: only their fingerprints matter here.
-    const OLD: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-    const NEW: &str = "-----BEGIN CERTIFICATE-----\nMAEA\n-----END CERTIFICATE-----\n";
+    const NOW: u64 = 1_800_000_000;
 
     struct Still;
 
@@ -346,22 +346,15 @@ mod tests {
         Observer::new(board, Arc::new(Still), ["main".to_owned()].into())
     }
 
-    fn publish(observer: &Observer, generation: u64, chain: &str, not_after: u64) {
-        let credential = Credential {
+    /// Publishes another leaf, which ends then, and gives its fingerprint.
+    fn publish(observer: &Observer, generation: u64, not_after: u64) -> String {
+        let terms = Terms {
             tunnel: "main".to_owned(),
             generation,
-            tunnel_domain: "t.example".to_owned(),
-            leaf: Leaf {
-                chain: chain.to_owned(),
-                key: Secret::new(String::new()),
-                not_after,
-            },
-            fallback: None,
-            canary_share: None,
-            ca_certificates: Vec::new(),
-            client_ca_certificates: Vec::new(),
-            lowest: 0,
+            ..Terms::default()
         };
+        let credential = LintedCredential::new(linted("t.example", not_after), terms);
+        let leaf = credential.leaf_sha256();
         let publication = Publication {
             credential: Some(Arc::new(credential)),
             ..Publication::default()
@@ -369,13 +362,14 @@ mod tests {
         observer.board.publications.send_modify(|all| {
             all.insert("main".to_owned(), publication);
         });
+        leaf
     }
 
-    fn serve(observer: &Observer, chain: &str, generation: u64, connected: bool) {
+    fn serve(observer: &Observer, leaf: &str, generation: u64, connected: bool) {
         let report = TunnelReport {
             tunnel: "main".to_owned(),
             generation,
-            leaf_sha256: leaf_sha256(chain).unwrap(),
+            leaf_sha256: leaf.to_owned(),
             ..TunnelReport::default()
         };
         let replica = Replica {
@@ -408,7 +402,7 @@ mod tests {
         };
         observer.board.status.send_replace(Arc::new(status));
         let tasks = Tasks::new();
-        publish(&observer, 1, OLD, NOW + 10);
+        let old = publish(&observer, 1, NOW + 10);
         let board = observer.board.clone();
         let health = observer.health(&tasks);
         let served = |end: i64| {
@@ -418,20 +412,20 @@ mod tests {
             (health.metrics)().contains(&line)
         };
         let shadow = Observer::new(board, Arc::new(Still), BTreeSet::new());
-        serve(&shadow, OLD, 1, true);
+        serve(&shadow, &old, 1, true);
         // The leaf is remembered by a task: let it run.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         assert!(served(10));
-        publish(&shadow, 2, NEW, NOW + 1_000);
+        let new = publish(&shadow, 2, NOW + 1_000);
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
         assert!(served(10), "the replica is behind, and the metric says so");
-        serve(&shadow, NEW, 2, true);
+        serve(&shadow, &new, 2, true);
         assert!(served(1_000));
-        serve(&shadow, OLD, 1, false);
+        serve(&shadow, &old, 1, false);
         assert!(!served(10), "one that is gone serves nothing we know of");
         tasks.stop();
     }
@@ -443,13 +437,13 @@ mod tests {
             observer.reasons(),
             ["tunnel main: no server certificate is published"]
         );
-        publish(&observer, 1, OLD, NOW - 5);
+        publish(&observer, 1, NOW - 5);
         assert_eq!(
             observer.reasons(),
             ["tunnel main: the server certificate is over since 5 s"]
         );
         // The last second belongs to it (RFC 5280 section 4.1.2.5).
-        publish(&observer, 2, NEW, NOW);
+        publish(&observer, 2, NOW);
         assert_eq!(observer.reasons(), Vec::<String>::new());
     }
 

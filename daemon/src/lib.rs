@@ -6,6 +6,7 @@
 pub mod board;
 pub mod cli;
 pub mod config;
+pub mod credential;
 mod custody;
 mod disk;
 mod health;

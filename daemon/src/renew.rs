@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use pki::{
-    Algorithm, Authority, Certificate, CertifiedKey, Expectation, Fingerprint, Origin, PrivateKey,
-    Serial, ServerProfile, lint,
+    Algorithm, Authority, Certificate, CertifiedKey, Expectation, Fingerprint, Linted, Origin,
+    PrivateKey, Serial, ServerProfile, lint,
 };
 use process::Failure;
 
@@ -79,21 +79,19 @@ pub fn renew_cert(
     {
         return Ok(kept);
     }
-    let pair = issue(&authority, &domain, old, cert_duration, now).map_err(|error| {
+    let issued = issue(&authority, &domain, old, cert_duration, now).map_err(|error| {
         failure()
             .cause(error)
             .next("make a new CA, and give it to the verifiers")
     })?;
-    store
-        .write_leaf(&pair.chain_pem(), &pair.key_pem())
-        .map_err(|error| {
-            Failure::config(format!("cannot write {path}"))
-                .caused_by(&error)
-                .next("run it as root, or as the owner of the files")
-        })?;
+    store.write_leaf(&issued).map_err(|error| {
+        Failure::config(format!("cannot write {path}"))
+            .caused_by(&error)
+            .next("run it as root, or as the owner of the files")
+    })?;
     Ok(Renewed::Replaced {
-        sha256: pair.certificate().fingerprint(),
-        not_after: pair.certificate().validity().not_after(),
+        sha256: issued.certificate().fingerprint(),
+        not_after: issued.certificate().validity().not_after(),
     })
 }
 
@@ -136,7 +134,7 @@ fn issue(
     old: Option<&Certificate>,
     lifetime: Duration,
     now: SystemTime,
-) -> Result<CertifiedKey, String> {
+) -> Result<Linted, String> {
     let own = [domain.to_owned(), format!("*.{domain}")];
     let names = old.map_or(&[][..], Certificate::dns_names);
     let addresses = old.map_or(&[][..], Certificate::addresses);
@@ -160,19 +158,11 @@ fn issue(
         lifetime,
         algorithm,
     };
-    match lint(
-        &pair,
-        authority.certificate(),
-        &expectation,
-        now,
-        Origin::Ours,
-    ) {
-        Ok(linted) => Ok(linted.pair().clone()),
-        Err(findings) => {
-            let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
-            Err(texts.join("; "))
-        }
-    }
+    let ca = authority.certificate();
+    lint(&pair, ca, &expectation, now, Origin::Ours).map_err(|findings| {
+        let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        texts.join("; ")
+    })
 }
 
 #[cfg(test)]
@@ -373,7 +363,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store");
         let authority = Authority::generate(&pki::AuthorityProfile::server("ours"), now()).unwrap();
-        let pair = issue(&authority, "t.example.com", None, DAY, now()).unwrap();
+        let leaf = issue(&authority, "t.example.com", None, DAY, now()).unwrap();
         let store = Store::open(&path, &Disk::default()).unwrap();
         let wanted = Wanted {
             domain: "t.example.com".to_owned(),
@@ -381,8 +371,7 @@ mod tests {
             ca_key: authority.private_key().to_pem(),
             next_ca: Some("next".to_owned()),
             client_ca: None,
-            leaf: pair.chain_pem(),
-            leaf_key: pair.key_pem(),
+            leaf: &leaf,
         };
         store.write(&wanted).unwrap();
         drop(store);

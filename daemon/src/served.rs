@@ -6,9 +6,10 @@
 
 use std::path::Path;
 
-use control::{Credential, Manifest, Policy};
+use control::{Manifest, Policy};
 use zeroize::Zeroizing;
 
+use crate::credential::LintedCredential;
 use crate::disk::{Access, Disk, DiskError};
 use crate::swapped::{Files, Rights, Swapped};
 
@@ -36,19 +37,19 @@ impl Served {
             .map_or(0, |manifest| manifest.generation)
     }
 
-    /// Replaces everything at once. `leaf_sha256` is of the leaf in `credential`.
+    /// Replaces everything at once.
     pub(crate) fn write(
         &self,
-        credential: &Credential,
-        leaf_sha256: &str,
+        published: &LintedCredential,
         policy: Option<&Policy>,
     ) -> Result<(), DiskError> {
+        let credential = published.message();
         let manifest = Manifest {
             tunnel: credential.tunnel.clone(),
             tunnel_domain: credential.tunnel_domain.clone(),
             generation: credential.generation,
             lowest: credential.lowest,
-            leaf_sha256: leaf_sha256.to_owned(),
+            leaf_sha256: published.leaf_sha256(),
             ca_certificates: credential.ca_certificates.clone(),
             client_ca_certificates: credential.client_ca_certificates.clone(),
             policy: policy.cloned(),

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use pki::{Certificate, CertifiedKey, PrivateKey};
+use pki::{Certificate, CertifiedKey, Linted, PrivateKey};
 use process::Failure;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -51,16 +51,16 @@ pub(crate) struct StoredCa {
     pub(crate) key: Option<PrivateKey>,
 }
 
-/// What the files are to say. All PEM.
+/// What the files are to say. CAs are PEM.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct Wanted<'a> {
     pub(crate) domain: String,
     pub(crate) ca: String,
     pub(crate) ca_key: Zeroizing<String>,
     pub(crate) next_ca: Option<String>,
     pub(crate) client_ca: Option<String>,
-    pub(crate) leaf: String,
-    pub(crate) leaf_key: Zeroizing<String>,
+    /// The server certificate with its key: whoever reads the store serves it.
+    pub(crate) leaf: &'a Linted,
 }
 
 /// Why a store cannot be used.
@@ -183,25 +183,22 @@ impl Store {
     }
 
     /// Replaces everything that is ours, at once. A power loss may bring back what was there before.
-    pub(crate) fn write(&self, wanted: &Wanted) -> Result<(), DiskError> {
-        let bytes = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+    pub(crate) fn write(&self, wanted: &Wanted<'_>) -> Result<(), DiskError> {
         let mut files = Files::from([
             (DOMAIN, bytes(&wanted.domain)),
             (CA, bytes(&wanted.ca)),
             (CA_KEY, bytes(&wanted.ca_key)),
-            (LEAF, bytes(&wanted.leaf)),
-            (LEAF_KEY, bytes(&wanted.leaf_key)),
         ]);
+        files.extend(pair(wanted.leaf));
         files.extend(wanted.next_ca.as_deref().map(|ca| (NEXT_CA, bytes(ca))));
         files.extend(wanted.client_ca.as_deref().map(|ca| (CLIENT_CA, bytes(ca))));
         self.files.replace(NAMES, &files)
     }
 
     /// Replaces the server certificate alone, for good; everything else stays as it is.
-    pub(crate) fn write_leaf(&self, chain: &str, key: &str) -> Result<(), DiskError> {
+    pub(crate) fn write_leaf(&self, leaf: &Linted) -> Result<(), DiskError> {
         let mut files = self.files.read_all(NAMES)?;
-        files.insert(LEAF, Zeroizing::new(chain.as_bytes().to_vec()));
-        files.insert(LEAF_KEY, Zeroizing::new(key.as_bytes().to_vec()));
+        files.extend(pair(leaf));
         self.files.replace(NAMES, &files)?;
         self.files.settle()
     }
@@ -229,6 +226,19 @@ impl Store {
             source: Box::new(source),
         }
     }
+}
+
+/// The files of a server certificate.
+fn pair(leaf: &Linted) -> [(&'static str, Zeroizing<Vec<u8>>); 2] {
+    let pair = leaf.pair();
+    [
+        (LEAF, bytes(&pair.chain_pem())),
+        (LEAF_KEY, bytes(&pair.key_pem())),
+    ]
+}
+
+fn bytes(text: &str) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(text.as_bytes().to_vec())
 }
 
 /// The first certificate of a chain, which is the server's.

@@ -1,7 +1,7 @@
 //! Serves the control channel: hands each subscriber what its role may have, and notes its answers.
 //!
 //! It decides nothing: what is in force comes from the board, what a replica has acknowledged goes
-//! back to it. It writes no file and knows no certificate beyond the fingerprint of a leaf.
+//! back to it. It writes no file and looks into no certificate.
 
 mod hello;
 mod roster;
@@ -13,10 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pki::Fingerprint;
 use process::{Clock, Failure, Tasks};
 use tokio::net::UnixStream;
-use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::board::Board;
 use crate::socket::{Crowd, Socket};
@@ -189,12 +187,6 @@ impl Complaints {
             }
         }
     }
-}
-
-/// Lower-case hexadecimal SHA-256 of the first certificate of `chain`, a list of PEM.
-pub(crate) fn leaf_sha256(chain: &str) -> Option<String> {
-    let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).ok()?;
-    Some(Fingerprint::of(&leaf).to_string())
 }
 
 #[cfg(test)]

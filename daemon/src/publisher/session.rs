@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
 
+use super::Desk;
 use super::hello::{self, Admitted, Denied};
-use super::{Desk, leaf_sha256};
 use crate::board::{Publication, Publications};
 
 /// Serves the subscriber behind `stream` until either side ends it.
@@ -184,11 +184,11 @@ impl Session<'_> {
     fn credential(&self, tunnel: &str, publication: &Publication) -> Option<FromDaemon> {
         let credential = publication.credential.as_ref()?;
         let mark = Mark {
-            generation: credential.generation,
-            leaf_sha256: leaf_sha256(&credential.leaf.chain),
+            generation: credential.message().generation,
+            leaf_sha256: Some(credential.leaf_sha256()),
         };
         let news = !self.serves(tunnel, &mark) && self.mark(tunnel, Resource::Credential, mark);
-        news.then(|| FromDaemon::Credential((**credential).clone()))
+        news.then(|| FromDaemon::Credential(credential.message().clone()))
     }
 
     fn policy(&self, tunnel: &str, publication: &Publication) -> Option<FromDaemon> {

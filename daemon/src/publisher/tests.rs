@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use control::{
-    Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Leaf, Nack, Policy, Reader, Reason,
-    Refusal, Refused, Report, Resource, Role, Secret, Serving, Tunnel, TunnelReport, Version,
-    Writer,
+    Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason, Refusal,
+    Refused, Report, Resource, Role, Secret, Serving, Tunnel, TunnelReport, Version, Writer,
 };
 use process::SystemClock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,14 +14,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::board::{Publication, Publications, Replica, Replicas};
+use crate::credential::{LintedCredential, Terms, tests::linted};
 
 mod refusals;
 
-/// A certificate of nobody: only its fingerprint matters here.
-const CHAIN: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
 /// Fingerprint of another leaf.
 const LEAF: &str = "c30f4c2e5b2da9ec2ae2a9d4e2dd7c5b4b1b3f9c3e3b0fdd7f4ca5d1e8f8d9a0";
-const CANARY: &str = "canary-private-key";
+/// Stands in every key.
+const KEY: &str = "PRIVATE KEY";
 
 struct Stage {
     board: Board,
@@ -156,27 +155,22 @@ fn hello(role: Role, replica: &str) -> Hello {
     }
 }
 
-fn credential(tunnel: &str, generation: u64) -> Arc<Credential> {
-    Arc::new(Credential {
+fn credential(tunnel: &str, generation: u64, ca: String) -> Arc<LintedCredential> {
+    let terms = Terms {
         tunnel: tunnel.to_owned(),
         generation,
-        tunnel_domain: "t.example".to_owned(),
-        leaf: Leaf {
-            chain: CHAIN.to_owned(),
-            key: Secret::new(CANARY.to_owned()),
-            not_after: 1,
-        },
-        fallback: None,
-        canary_share: None,
-        ca_certificates: Vec::new(),
-        client_ca_certificates: Vec::new(),
-        lowest: 1,
-    })
+        ca_certificates: vec![ca],
+        ..Terms::default()
+    };
+    Arc::new(LintedCredential::new(
+        linted("t.example", 1_800_000_000),
+        terms,
+    ))
 }
 
 fn publication(tunnel: &str, generation: u64) -> Publication {
     Publication {
-        credential: Some(credential(tunnel, generation)),
+        credential: Some(credential(tunnel, generation, String::new())),
         policy: Some(Arc::new(Policy {
             tunnel: tunnel.to_owned(),
             generation,
@@ -240,7 +234,7 @@ async fn a_connector_gets_the_token_and_never_a_key() {
         seen.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
     }
     assert!(seen.contains("canary-token"));
-    assert!(!seen.contains(CANARY) && !seen.contains("credential") && !seen.contains("policy"));
+    assert!(!seen.contains(KEY) && !seen.contains("credential") && !seen.contains("policy"));
 }
 
 #[tokio::test]
@@ -295,12 +289,14 @@ async fn what_a_replica_serves_already_is_not_sent_again_but_counts_as_acknowled
     let stage = Stage::new();
     stage.publish("main", publication("main", 5));
     let mut first = stage.subscribe(hello(Role::Proxy, "p")).await;
-    first.credential().await;
+    let credential = first.credential().await;
+    assert!(credential.leaf.key.expose().contains(KEY));
+    let leaf = pki::Certificate::from_pem(&credential.leaf.chain).unwrap();
     let mut greeting = hello(Role::Proxy, "p");
     greeting.serving = vec![Serving {
         tunnel: "main".to_owned(),
         generation: 5,
-        leaf_sha256: leaf_of(CHAIN),
+        leaf_sha256: leaf.fingerprint().to_string(),
     }];
     let mut again = stage.subscribe(greeting.clone()).await;
     assert!(matches!(again.next().await, Some(FromDaemon::Policy(_))));
@@ -477,12 +473,10 @@ async fn a_subscriber_that_stops_reading_is_let_go() {
     };
     let stage = Stage::with(limits, [rustix::process::getuid().as_raw()].into());
     let _deaf = stage.subscribe(hello(Role::Proxy, "deaf")).await;
-    let mut heavy = Credential::clone(&credential("main", 1));
-    heavy.ca_certificates = vec!["x".repeat(900_000)];
     stage.publish(
         "main",
         Publication {
-            credential: Some(Arc::new(heavy)),
+            credential: Some(credential("main", 1, "x".repeat(900_000))),
             ..Publication::default()
         },
     );
@@ -493,12 +487,10 @@ async fn a_subscriber_that_stops_reading_is_let_go() {
 async fn a_resource_that_is_too_long_keeps_the_subscription() {
     let stage = Stage::new();
     let mut peer = stage.subscribe(hello(Role::Proxy, "p")).await;
-    let mut huge = Credential::clone(&credential("main", 1));
-    huge.ca_certificates = vec!["x".repeat(control::MAX_MESSAGE)];
     stage.publish(
         "main",
         Publication {
-            credential: Some(Arc::new(huge)),
+            credential: Some(credential("main", 1, "x".repeat(control::MAX_MESSAGE))),
             ..publication("main", 1)
         },
     );
@@ -589,8 +581,4 @@ fn the_same_complaint_about_the_same_uid_is_made_once_a_minute() {
     assert!(complaints.is_news(2, "x", Duration::from_secs(59)));
     assert!(complaints.is_news(1, "y", Duration::from_secs(59)));
     assert!(complaints.is_news(1, "x", Duration::from_secs(60)));
-}
-
-fn leaf_of(chain: &str) -> String {
-    leaf_sha256(chain).expect("it is PEM")
 }

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use control::{Credential, Policy, Secret};
+use control::{Policy, Secret};
 use pki::{Certificate, Fingerprint, Linted};
 
 use super::tunnel::{Desk, Tunnel};
+use crate::credential::{LintedCredential, Terms};
 use crate::disk::DiskError;
 use crate::journal::{Entry, Kind};
 use crate::rotation::Leaf;
@@ -22,35 +23,27 @@ struct Numbered {
 }
 
 impl Tunnel {
-    /// What proxies get. Takes the proof that it may be published.
-    pub(super) fn credential(&self, leaf: &Leaf, linted: &Linted) -> Credential {
-        let pair = linted.pair();
+    /// What proxies get.
+    pub(super) fn credential(&self, leaf: &Leaf, linted: Linted) -> LintedCredential {
         let trusted = self.ca.trusted().filter_map(|ca| self.certificate(ca));
         let client = self.client_ca().and_then(|ca| self.certificate(ca));
-        Credential {
+        let terms = Terms {
             tunnel: self.name.clone(),
             generation: leaf.generation,
             tunnel_domain: self.config.domain.clone(),
-            leaf: control::Leaf {
-                chain: pair.chain_pem(),
-                key: Secret::new(String::clone(&pair.key_pem())),
-                not_after: leaf.not_after,
-            },
-            fallback: None,
-            canary_share: None,
             ca_certificates: trusted.map(Certificate::to_pem).collect(),
             client_ca_certificates: client.map(Certificate::to_pem).into_iter().collect(),
-            lowest: 0,
-        }
+        };
+        LintedCredential::new(linted, terms)
     }
 
     /// Writes store and served directory for a leaf. They are copies: if they cannot be written the
     /// proxies are served all the same, and it is tried again in each turn.
-    pub(super) fn write_files(&mut self, leaf: &Leaf, credential: &Credential) {
+    pub(super) fn write_files(&mut self, leaf: &Leaf, credential: &LintedCredential) {
         let outcome = self.write_store(leaf, credential).and_then(|()| {
             let policy = self.publication.policy.as_deref();
             match &self.served {
-                Some(served) => served.write(credential, &leaf.sha256, policy),
+                Some(served) => served.write(credential, policy),
                 None => Ok(()),
             }
         });
@@ -68,7 +61,7 @@ impl Tunnel {
         }
     }
 
-    fn write_store(&self, leaf: &Leaf, credential: &Credential) -> Result<(), DiskError> {
+    fn write_store(&self, leaf: &Leaf, credential: &LintedCredential) -> Result<(), DiskError> {
         if self.facts.conflict.is_some() {
             return Ok(());
         }
@@ -88,9 +81,8 @@ impl Tunnel {
             next_ca: standby
                 .and_then(|ca| self.certificate(ca))
                 .map(Certificate::to_pem),
-            client_ca: credential.client_ca_certificates.first().cloned(),
-            leaf: credential.leaf.chain.clone(),
-            leaf_key: String::from(credential.leaf.key.expose()).into(),
+            client_ca: credential.message().client_ca_certificates.first().cloned(),
+            leaf: credential.linted(),
         })
     }
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use pki::{
-    Algorithm, Authority, CertifiedKey, Expectation, Linted, Origin, PrivateKey, Serial,
-    ServerProfile, lint,
+    Algorithm, Authority, Certificate, CertifiedKey, Expectation, Linted, Origin, PrivateKey,
+    Serial, ServerProfile, lint,
 };
 
 use super::tunnel::{Desk, StepError, Tunnel};
@@ -13,6 +13,9 @@ use crate::config::TunnelConfig;
 use crate::custody::{Blob, Custody};
 use crate::rotation::Leaf;
 use crate::rotation::server_certificate::State;
+
+/// Topic of a leaf in force that cannot be published again.
+const IN_FORCE: &str = "server certificate in force";
 
 impl Tunnel {
     pub(super) fn make_key(&self, state: &State, algorithm: Algorithm) -> Result<(), StepError> {
@@ -49,7 +52,7 @@ impl Tunnel {
         let pair = signer.issue(&profile, key, serial, desk.moment.wall)?;
         let blob = Blob::LeafCertificate(&rotation.id);
         self.custody.put(blob, &pair.chain_pem())?;
-        self.signed(desk, state, pair)
+        self.signed(desk, state, &pair)
     }
 
     fn server_profile(&self) -> ServerProfile {
@@ -79,69 +82,82 @@ impl Tunnel {
         let rotation = state.rotation.as_ref().ok_or_else(lost)?;
         let key = load_key(&self.custody, &rotation.id).ok_or_else(lost)?;
         let pair = load_certificate(&self.custody, &rotation.id, &key).ok_or_else(lost)?;
-        self.signed(desk, state, pair)
+        self.signed(desk, state, &pair)
     }
 
     fn signed(
         &mut self,
         desk: &mut Desk<'_>,
         state: &State,
-        pair: CertifiedKey,
+        pair: &CertifiedKey,
     ) -> Result<(), StepError> {
         let Some(rotation) = &state.rotation else {
             return Ok(());
         };
         let leaf = Leaf {
             client_ca: self.wanted_client_ca(),
-            ..describe(&rotation.id, &pair, &rotation.issuer, desk.moment)
+            ..describe(&rotation.id, pair, &rotation.issuer, desk.moment)
         };
-        self.note_advance(desk, state.signed(leaf))?;
-        self.pairs.insert(rotation.id.clone(), pair);
-        Ok(())
+        Ok(self.note_advance(desk, state.signed(leaf))?)
     }
 
-    /// Checks as a peer would; [`Linted`] is what may be published.
+    /// Checks as a peer would now.
     pub(super) fn check(&mut self, leaf: &Leaf, moment: Moment) -> Result<Linted, StepError> {
-        let pair = self.load_pair(leaf).cloned();
-        let pair = pair.ok_or(StepError::Lost("the server certificate"))?;
-        let ca = self.certificate_of(&leaf.issuer);
-        let ca = ca.ok_or(StepError::Lost("the CA of the server certificate"))?;
-        lint_leaf(&self.config, &pair, ca, leaf, moment.wall)
+        let pair = self.load_pair(leaf)?.pair().clone();
+        self.lint(&pair, leaf, moment.wall)
     }
 
     /// As [`check`](Self::check), on a day on which all dates were good: a certificate that was in
     /// force stays in force when it expires, and whether it is still taken is for the peers to say.
-    pub(super) fn check_form(&mut self, leaf: &Leaf, moment: Moment) -> Result<Linted, StepError> {
-        let then = leaf
-            .issued_at
-            .clamp(leaf.not_before, leaf.not_after.max(leaf.not_before));
-        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(then);
-        let moment = Moment {
-            wall: then,
-            ..moment
-        };
-        self.check(leaf, moment)
+    pub(super) fn check_form(&mut self, leaf: &Leaf) -> Result<Linted, StepError> {
+        let pair = self.load_pair(leaf)?.pair().clone();
+        self.lint(&pair, leaf, good_day(leaf))
     }
 
-    /// The pair of a leaf, from custody the first time.
-    pub(super) fn load_pair(&mut self, leaf: &Leaf) -> Option<&CertifiedKey> {
+    /// The pair of a leaf, from custody the first time; what was there is linted like what is new.
+    pub(super) fn load_pair(&mut self, leaf: &Leaf) -> Result<&Linted, StepError> {
+        let lost = || StepError::Lost("the server certificate");
         if !self.pairs.contains_key(&leaf.id) {
-            let key = load_key(&self.custody, &leaf.id)?;
-            let pair = load_certificate(&self.custody, &leaf.id, &key)?;
+            let key = load_key(&self.custody, &leaf.id).ok_or_else(lost)?;
+            let pair = load_certificate(&self.custody, &leaf.id, &key).ok_or_else(lost)?;
             if pair.certificate().fingerprint().to_string() != leaf.sha256 {
-                return None;
+                return Err(lost());
             }
-            self.pairs.insert(leaf.id.clone(), pair);
+            let linted = self.lint(&pair, leaf, good_day(leaf))?;
+            self.pairs.insert(leaf.id.clone(), linted);
         }
-        self.pairs.get(&leaf.id)
+        self.pairs.get(&leaf.id).ok_or_else(lost)
     }
+
+    /// Whether the leaf in force could be published again; if not, another takes its place.
+    pub(super) fn is_usable(&mut self, leaf: &Leaf) -> bool {
+        let Some(error) = self.load_pair(leaf).err() else {
+            self.well(IN_FORCE);
+            return true;
+        };
+        let text = format!("the server certificate in force: {}", error.chain());
+        self.trouble(IN_FORCE, text);
+        false
+    }
+
+    fn lint(&self, pair: &CertifiedKey, leaf: &Leaf, at: SystemTime) -> Result<Linted, StepError> {
+        let ca = self.certificate_of(&leaf.issuer);
+        let ca = ca.ok_or(StepError::Lost("the CA of the server certificate"))?;
+        lint_leaf(&self.config, pair, ca, leaf, at)
+    }
+}
+
+/// When the dates of a leaf were good: when it was issued or taken up.
+fn good_day(leaf: &Leaf) -> SystemTime {
+    let last = leaf.not_after.max(leaf.not_before);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(leaf.issued_at.clamp(leaf.not_before, last))
 }
 
 /// The rules of the far end, and our own for what we issued.
 pub(super) fn lint_leaf(
     config: &TunnelConfig,
     pair: &CertifiedKey,
-    ca: &pki::Certificate,
+    ca: &Certificate,
     leaf: &Leaf,
     now: SystemTime,
 ) -> Result<Linted, StepError> {
@@ -184,8 +200,7 @@ pub(super) fn describe(id: &str, pair: &CertifiedKey, issuer: &str, moment: Mome
 }
 
 /// Whether the certificate has every configured name. Its wildcard was checked when it was taken.
-pub(super) fn has_names(config: &TunnelConfig, pair: &CertifiedKey) -> bool {
-    let certificate = pair.certificate();
+pub(super) fn has_names(config: &TunnelConfig, certificate: &Certificate) -> bool {
     let mut names = config.server_certificate.extra_names.iter();
     names.all(|name| {
         let address = name.parse().ok();

@@ -54,19 +54,17 @@ impl Tunnel {
             }
         };
         let serving = self.leaf.serving.clone();
-        let usable = serving
-            .as_ref()
-            .is_some_and(|leaf| self.load_pair(leaf).is_some());
+        let usable = serving.as_ref().is_some_and(|leaf| self.is_usable(leaf));
         let fits = usable
             && serving
                 .as_ref()
                 .and_then(|leaf| self.pairs.get(&leaf.id))
-                .is_some_and(|pair| has_names(&self.config, pair));
+                .is_some_and(|linted| has_names(&self.config, linted.certificate()));
         let kept = self.leaf.kept.clone();
         let trusted: Vec<String> = self.ca.trusted().map(|ca| ca.sha256.clone()).collect();
         let restorable = kept
             .iter()
-            .filter(|leaf| trusted.contains(&leaf.issuer) && self.load_pair(leaf).is_some())
+            .filter(|leaf| trusted.contains(&leaf.issuer) && self.load_pair(leaf).is_ok())
             .map(|leaf| leaf.id.clone())
             .collect();
         let (key_usable, certificate_usable) = self.look_at_rotation();
@@ -86,7 +84,7 @@ impl Tunnel {
                 .publication
                 .credential
                 .as_ref()
-                .map_or(0, |credential| credential.generation),
+                .map_or(0, |credential| credential.message().generation),
             witnesses: witnesses.to_vec(),
             overdue: self.is_overdue(moment.boot),
             ordered: self.leaf_order.as_ref().is_some_and(Ordered::is_waiting),
@@ -169,8 +167,8 @@ impl Tunnel {
     fn publish(&mut self, desk: &mut Desk<'_>, state: &State) -> Result<(), StepError> {
         let leaf = in_flight(state)?.clone();
         // What was in force before is taken back as it is, whatever its dates say meanwhile.
-        let linted = self.check_form(&leaf, desk.moment)?;
-        self.send(desk, &leaf, &linted);
+        let linted = self.check_form(&leaf)?;
+        self.send(desk, &leaf, linted);
         self.note_advance(desk, state.published())?;
         self.facts.published_at = Some(desk.moment.boot);
         let named = self.leaf.blobs();
@@ -196,14 +194,14 @@ impl Tunnel {
         let Some(leaf) = self.leaf.serving.clone() else {
             return Ok(());
         };
-        let linted = self.check_form(&leaf, desk.moment)?;
-        self.send(desk, &leaf, &linted);
+        let linted = self.check_form(&leaf)?;
+        self.send(desk, &leaf, linted);
         self.facts.published_at = Some(desk.moment.boot);
         Ok(())
     }
 
     /// Puts a leaf into the files and on the board.
-    fn send(&mut self, desk: &mut Desk<'_>, leaf: &Leaf, linted: &Linted) {
+    fn send(&mut self, desk: &mut Desk<'_>, leaf: &Leaf, linted: Linted) {
         let credential = Arc::new(self.credential(leaf, linted));
         self.write_files(leaf, &credential);
         self.publication.credential = Some(credential);

@@ -93,7 +93,7 @@ pub(super) fn open(
     load_certificates(&mut tunnel).map_err(disk_failure)?;
     note_lost_client_ca(&mut tunnel, client_ca.as_ref());
     if let Some(pair) = leaf {
-        take_leaf(&mut tunnel, journal, pair, moment).map_err(disk_failure)?;
+        take_leaf(&mut tunnel, journal, &pair, moment).map_err(disk_failure)?;
     }
     tunnel
         .custody
@@ -111,12 +111,12 @@ fn state<S: DeserializeOwned + Default>(
     let Some(record) = journal.last(tunnel, kind) else {
         return Ok(S::default());
     };
-    serde_json::from_value(record.entry.state.clone()).map_err(|error| {
+    serde_json::from_value(record.entry.state.clone()).map_err(|_| {
         Failure::config(format!(
             "record {} of the journal cannot be read",
             record.seq
         ))
-        .caused_by(&error)
+        .cause("its state is of another form than this build knows")
         .next("start the build that wrote it")
     })
 }
@@ -281,7 +281,7 @@ fn load_certificates(tunnel: &mut Tunnel) -> Result<(), DiskError> {
 fn take_leaf(
     tunnel: &mut Tunnel,
     journal: &mut Journal,
-    pair: CertifiedKey,
+    pair: &CertifiedKey,
     moment: Moment,
 ) -> Result<(), DiskError> {
     let sha256 = pair.certificate().fingerprint().to_string();
@@ -300,7 +300,7 @@ fn take_leaf(
         return Ok(());
     };
     let id = adopted_id(&sha256);
-    let mut leaf = describe(&id, &pair, &active.sha256, moment);
+    let mut leaf = describe(&id, pair, &active.sha256, moment);
     leaf.foreign = true;
     leaf.client_ca = tunnel.wanted_client_ca();
     // The daily renewal is for ours. This one has its own life, and is replaced when two thirds of it
@@ -311,15 +311,18 @@ fn take_leaf(
     let Some(ca) = tunnel.certificates.get(&active.id) else {
         return Ok(());
     };
-    if let Err(error) = lint_leaf(&tunnel.config, &pair, ca, &leaf, moment.wall) {
-        let reason = error.chain();
-        tracing::warn!(
-            tunnel = tunnel.name,
-            reason,
-            "server certificate of the store is not used"
-        );
-        return Ok(());
-    }
+    let linted = match lint_leaf(&tunnel.config, pair, ca, &leaf, moment.wall) {
+        Ok(linted) => linted,
+        Err(error) => {
+            let reason = error.chain();
+            tracing::warn!(
+                tunnel = tunnel.name,
+                reason,
+                "server certificate of the store is not used"
+            );
+            return Ok(());
+        }
+    };
     let (key, certificate) = (Blob::LeafKey(&id), Blob::LeafCertificate(&id));
     tunnel.custody.put(key, &pair.key_pem())?;
     tunnel.custody.put(certificate, &pair.chain_pem())?;
@@ -338,7 +341,7 @@ fn take_leaf(
         "server certificate of the store taken up"
     );
     tunnel.leaf = next;
-    tunnel.pairs.insert(id, pair);
+    tunnel.pairs.insert(id, linted);
     Ok(())
 }
 

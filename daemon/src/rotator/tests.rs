@@ -142,7 +142,8 @@ impl World {
 
     fn credential(&self) -> Arc<control::Credential> {
         let publications = self.board.publications.borrow();
-        publications["main"].credential.clone().unwrap()
+        let credential = publications["main"].credential.as_ref().unwrap();
+        credential.message().clone().into()
     }
 
     /// Connects a proxy that has acknowledged `generation`.
@@ -345,7 +346,7 @@ async fn the_loop_publishes_rotates_and_ends_with_the_stop() {
         move |publications: &Publications| {
             let main = publications.get("main");
             main.and_then(|main| main.credential.as_ref())
-                .is_some_and(|credential| credential.generation == generation)
+                .is_some_and(|credential| credential.message().generation == generation)
         }
     };
     publications.wait_for(published(1)).await.unwrap();

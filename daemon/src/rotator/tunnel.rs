@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use control::Role;
-use pki::{Authority, Certificate, CertifiedKey, IssueError};
+use pki::{Authority, Certificate, IssueError, Linted};
 use thiserror::Error;
 
 use super::orders::Operations;
@@ -45,8 +45,8 @@ pub(super) struct Tunnel {
     pub(super) signer: Option<(String, Authority)>,
     /// The same for client certificates.
     pub(super) client_signer: Option<(String, Authority)>,
-    /// Pairs by id.
-    pub(super) pairs: BTreeMap<String, CertifiedKey>,
+    /// Pairs that passed lint, by id.
+    pub(super) pairs: BTreeMap<String, Linted>,
     /// What the board has.
     pub(super) publication: Publication,
     pub(super) facts: Facts,

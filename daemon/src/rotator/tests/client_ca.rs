@@ -73,7 +73,8 @@ fn nothing_goes_out_while_the_client_ca_is_still_to_be_made() {
             .get("main")
             .and_then(|publication| publication.credential.clone());
         if let Some(credential) = credential {
-            assert_eq!(credential.client_ca_certificates.len(), 1, "{steps}");
+            let message = credential.message();
+            assert_eq!(message.client_ca_certificates.len(), 1, "{steps}");
             assert!(steps > 5, "{steps}");
             return;
         }

@@ -73,7 +73,8 @@ fn crash(scenario: Scenario, prepared: bool, kind: Kind, steps: u64) -> bool {
         .publications
         .borrow()
         .get("main")
-        .and_then(|main| main.credential.clone());
+        .and_then(|main| main.credential.as_ref())
+        .map(|credential| Arc::new(credential.message().clone()));
     assert_one_pair(&world, "store", &here);
     assert_one_pair(&world, "served", &here);
     world.disk = Disk::simulated();

@@ -72,6 +72,28 @@ fn a_stock_store_is_taken_up_and_nothing_in_it_is_replaced() {
     verify(&renewed, world.wall);
 }
 
+/// What lies on the disk is checked like what is new, by the rules for whoever issued it.
+#[test]
+fn a_certificate_is_linted_again_at_each_start_with_the_grade_of_its_origin() {
+    let world = World::new();
+    let (_, pair) = stock(&world);
+    drop(world.start());
+    drop(world.start());
+    assert_eq!(world.credential().leaf.chain, pair.chain_pem());
+    // If it were ours it would live too long: advice binds us, and nobody else.
+    let journal = world.path("state/journal.jsonl");
+    let records = std::fs::read_to_string(&journal).unwrap();
+    let ours = records.replace("\"foreign\":true", "\"foreign\":false");
+    assert_ne!(ours, records);
+    std::fs::write(&journal, ours).unwrap();
+    drop(world.start());
+    let credential = world.credential();
+    verify(&credential, world.wall);
+    assert_ne!(credential.leaf.chain, pair.chain_pem());
+    assert_eq!(world.stored("tls.crt"), credential.leaf.chain);
+    assert_eq!(world.status().alarms, Vec::<String>::new());
+}
+
 #[test]
 fn a_token_is_passed_on_to_connectors_and_its_change_as_well() {
     let world = World::new();
