@@ -14,6 +14,9 @@ use zeroize::Zeroizing;
 use crate::disk::{Access, Disk, DiskError};
 use crate::swapped::read;
 
+/// Where it is under the state directory; a directory for each tunnel.
+pub(crate) const DIRECTORY: &str = "custody";
+
 /// What a blob is. `&str` is the id of the rotation that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blob<'a> {
@@ -48,8 +51,9 @@ pub(crate) struct Custody {
 impl Custody {
     /// Makes the directory of `tunnel` under `state` if need be.
     pub(crate) fn open(state: &Path, tunnel: &str, disk: Disk) -> Result<Self, DiskError> {
-        let directory = state.join("custody").join(tunnel);
-        disk.ensure_directory(&state.join("custody"), Access::PRIVATE)?;
+        let custody = state.join(DIRECTORY);
+        let directory = custody.join(tunnel);
+        disk.ensure_directory(&custody, Access::PRIVATE)?;
         disk.ensure_directory(&directory, Access::PRIVATE)?;
         Ok(Self { directory, disk })
     }

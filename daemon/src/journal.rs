@@ -20,6 +20,10 @@ use thiserror::Error;
 
 use crate::disk::{Access, Disk, DiskError, lock};
 
+/// Its file in the state directory.
+pub(crate) const FILE: &str = "journal.jsonl";
+/// What its writer locks, beside it.
+pub(crate) const LOCK: &str = "lock";
 /// Version of the records that this build writes and reads.
 const VERSION: u32 = 1;
 /// The journal is written anew when it is longer than this, in bytes.
@@ -178,11 +182,11 @@ impl Journal {
 
     pub(crate) fn open_on(state: &Path, disk: Disk) -> Result<Self, JournalError> {
         disk.ensure_directory(state, Access::PRIVATE)?;
-        let lock = lock(&state.join("lock"))?.map_err(|pid| JournalError::Locked {
+        let lock = lock(&state.join(LOCK))?.map_err(|pid| JournalError::Locked {
             state: state.to_owned(),
             pid,
         })?;
-        let path = state.join("journal.jsonl");
+        let path = state.join(FILE);
         if !path.exists() {
             disk.replace(&path, b"", Access::PRIVATE)?;
         }

@@ -342,3 +342,99 @@ fn interrupt(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }
+/// Whoever owns the state runs the daemon.
+#[tokio::test]
+async fn check_warns_of_a_subscriber_that_is_the_daemons_own_user() {
+    let directory = open_directory();
+    let (file, state) = (directory.path().join("keyward.yaml"), directory.path());
+    std::os::unix::fs::chown(state, Some(NOBODY), None).unwrap();
+    let path = file.to_str().unwrap();
+    let text = |subscribers: u32| {
+        let state = state.display();
+        format!(
+            "state: {state}\ncontrol: {{subscribers: [{subscribers}]}}\ntunnels: {{main: {{provider: static, domain: t.example, store: 'dir:{state}/t'}}}}\n"
+        )
+    };
+    std::fs::write(&file, text(NOBODY + 1)).unwrap();
+    let strict = ["check", "--strict", "--config", path];
+    let good = end(&mut keyward(&strict)).await;
+    assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""));
+    std::fs::write(&file, text(NOBODY)).unwrap();
+    let warning = "control.subscribers lists uid 65534, the daemon's own: run refuses it without --single-user, since a proxy of that user could read the CA key";
+    let warned = end(&mut keyward(&["check", "--config", path])).await;
+    assert_eq!(warned.code, Some(0), "{warned:?}");
+    assert!(
+        warned
+            .stdout
+            .ends_with(&format!("\n# warning: {warning}\n"))
+    );
+    let bad = end(&mut keyward(&strict)).await;
+    assert_eq!(bad.code, Some(78), "{bad:?}");
+    assert!(bad.stderr.contains(&format!("\n  cause: {warning}\n")));
+}
+
+#[tokio::test]
+async fn check_refuses_a_group_that_this_host_does_not_have() {
+    let directory = open_directory();
+    let file = directory.path().join("keyward.yaml");
+    let path = file.to_str().unwrap();
+    let tunnels =
+        "tunnels: {main: {provider: static, domain: t.example, store: 'dir:/var/lib/t'}}\n";
+    std::fs::write(&file, format!("control: {{group: nobody-s}}\n{tunnels}")).unwrap();
+    let expected = "error: control.group is \"nobody-s\", which this host does not have\n  next: groupadd --system nobody-s, or write the number of a group\n";
+    for form in [&[][..], &["--json"], &["--firewall"], &["--strict"]] {
+        let arguments = [&["check", "--config", path][..], form].concat();
+        let ended = end(&mut keyward(&arguments)).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(78), expected));
+    }
+    std::fs::write(&file, format!("control: {{group: root}}\n{tunnels}")).unwrap();
+    let ended = end(&mut keyward(&["check", "--config", path])).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+/// What would be two things in one place, however it is spelled.
+#[tokio::test]
+async fn check_refuses_places_that_are_in_each_others_way() {
+    let directory = open_directory();
+    let root = directory.path().display();
+    let file = directory.path().join("keyward.yaml");
+    let path = file.to_str().unwrap();
+    std::fs::create_dir(directory.path().join("run")).unwrap();
+    std::os::unix::fs::symlink("run", directory.path().join("link")).unwrap();
+    for (operator, store, what) in [
+        (
+            "link/x",
+            "state/t",
+            "control.socket and operator.socket are the same place",
+        ),
+        (
+            "none/../run/x",
+            "state/t",
+            "control.socket and operator.socket are the same place",
+        ),
+        (
+            "run/y",
+            "state/custody/t",
+            "tunnels.main.store is inside the custody under state",
+        ),
+        ("run/y", ".", "state is inside tunnels.main.store"),
+        (
+            "run/y",
+            "run/../state",
+            "tunnels.main.store and state are the same place",
+        ),
+    ] {
+        let text = format!(
+            "state: {root}/state\ncontrol: {{socket: {root}/run/x}}\noperator: {{socket: {root}/{operator}}}\ntunnels: {{main: {{provider: static, domain: t.example, store: 'dir:{root}/{store}'}}}}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let ended = end(&mut keyward(&["check", "--config", path])).await;
+        assert_eq!(ended.code, Some(78), "{what}: {ended:?}");
+        assert!(
+            ended.stderr.starts_with(&format!("error: {what}"))
+                && ended.stderr.contains("\n  next: "),
+            "{what}: {ended:?}"
+        );
+    }
+}
+

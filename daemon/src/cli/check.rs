@@ -1,18 +1,20 @@
 //! `keyward check`: reads a configuration as `run` would and says what it means.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use clap::ValueHint;
 use process::{Failure, Firewall};
 use serde::Serialize;
 
 use super::{DEFAULT_CONFIG, output};
-use crate::config::Config;
+use crate::config::{Config, Group};
 
 /// What is checked, and how strictly.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, default_value = DEFAULT_CONFIG)]
     config: PathBuf,
     /// Treat a warning as an error
     #[arg(long)]
@@ -35,7 +37,11 @@ struct Checked {
 
 pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     let config = Config::load(&arguments.config)?;
-    let (effective, warnings) = (config.effective(), config.warnings());
+    // The file may be right, and this host not.
+    let group = config.control.group.as_ref();
+    group.map(Group::resolve).transpose()?;
+    let (effective, mut warnings) = (config.effective(), config.warnings());
+    warnings.extend(shared_user(&config));
     let count = warnings.len();
     if arguments.strict && count > 0 {
         return Err(Failure::config(format!(
@@ -72,4 +78,19 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
         output::text(&format!("# warning: {warning}\n"))?;
     }
     Ok(())
+}
+
+/// A subscriber of the daemon's own user, whom `run` refuses. Whoever owns the state is taken for that
+/// user, and before the first start whoever checks.
+fn shared_user(config: &Config) -> Option<String> {
+    let own = config
+        .state
+        .metadata()
+        .map_or_else(|_| rustix::process::geteuid().as_raw(), |state| state.uid());
+    let shared = config.control.subscribers.contains(&own);
+    shared.then(|| {
+        format!(
+            "control.subscribers lists uid {own}, the daemon's own: run refuses it without --single-user, since a proxy of that user could read the CA key"
+        )
+    })
 }

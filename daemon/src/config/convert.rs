@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pki::Algorithm;
@@ -14,7 +14,7 @@ use super::{
     DEFAULT_CONTROL_SOCKET, DEFAULT_HEALTH, DEFAULT_LEAF_LIFETIME, DEFAULT_OPERATOR_SOCKET,
     DEFAULT_STATE, DEFAULT_SUBSCRIBERS, Group, HealthListener, LONGEST_CA, LONGEST_LEAF,
     OperatorListener, Provider, SHORTEST_LEAF, ServerCertificateConfig, TunnelConfig,
-    parse_duration, write_duration,
+    parse_duration, places, write_duration,
 };
 
 pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
@@ -55,7 +55,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
             .collect::<Result<_, _>>()?,
     };
     distinct_domains(&config)?;
-    distinct_directories(&config)?;
+    places::distinct(&config)?;
     Ok(config)
 }
 
@@ -301,45 +301,6 @@ fn distinct_domains(config: &Config) -> Result<(), Failure> {
                 tunnel.domain
             ))
             .next("give each tunnel the domain that its provider shows for it"));
-        }
-    }
-    Ok(())
-}
-
-/// Two writers in one directory would replace each other's files, and a CA key next to files that a
-/// proxy may read would be one mistake away from it.
-fn distinct_directories(config: &Config) -> Result<(), Failure> {
-    struct Place {
-        key: String,
-        served: bool,
-    }
-    let place = |key, served| Place { key, served };
-    let mut seen: BTreeMap<&Path, Place> = BTreeMap::new();
-    seen.insert(&config.state, place("state".to_owned(), false));
-    for (name, tunnel) in &config.tunnels {
-        let store = place(format!("tunnels.{name}.store"), false);
-        let served = tunnel.serve_dir.as_deref();
-        let served = served.map(|dir| (dir, place(format!("tunnels.{name}.serve_dir"), true)));
-        for (dir, place) in std::iter::once((tunnel.store.as_path(), store)).chain(served) {
-            let key = place.key.clone();
-            if let Some(Place { key: other, .. }) = seen.insert(dir, place) {
-                return Err(
-                    Failure::config(format!("{key} and {other} are the same directory"))
-                        .next("give each its own"),
-                );
-            }
-        }
-    }
-    // Proxies read a `serve_dir` and nobody else's directory.
-    for (inner, here) in &seen {
-        let around = seen.iter().find(|(outer, there)| {
-            inner != *outer && inner.starts_with(outer) && (here.served || there.served)
-        });
-        if let Some((_, there)) = around {
-            return Err(
-                Failure::config(format!("{} is inside {}", here.key, there.key))
-                    .next("put serve_dir beside the others: it has other readers"),
-            );
         }
     }
     Ok(())

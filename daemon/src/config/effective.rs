@@ -1,5 +1,6 @@
 //! What `keyward check` says about a configuration that can be used.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +12,7 @@ const LONG_LEAF: Duration = Duration::from_secs(90 * DAY);
 /// Five years is what the stock setup makes; nobody practises what happens once in five years.
 const LONG_CA: Duration = Duration::from_secs(2 * 365 * DAY);
 
-/// Every value, defaults included.
+/// Every key, with its value or its default; one whose default is nothing is `null`.
 pub(super) fn yaml(config: &Config) -> String {
     let mut out = String::new();
     write(&mut out, config).expect("writing to a string cannot fail");
@@ -26,7 +27,7 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
     match &config.control.group {
         Some(Group::Id(id)) => writeln!(out, "  group: {id}")?,
         Some(Group::Name(name)) => writeln!(out, "  group: {}", quoted(name))?,
-        None => {}
+        None => writeln!(out, "  group: null # the daemon's own")?,
     }
     writeln!(out, "  subscribers: {:?}", config.control.subscribers)?;
     writeln!(out, "operator:")?;
@@ -47,8 +48,9 @@ fn write_tunnel(out: &mut String, tunnel: &TunnelConfig) -> std::fmt::Result {
     writeln!(out, "    domain: {}", quoted(&tunnel.domain))?;
     let store = format!("dir:{}", tunnel.store.display());
     writeln!(out, "    store: {}", quoted(&store))?;
-    if let Some(dir) = &tunnel.serve_dir {
-        writeln!(out, "    serve_dir: {}", path(dir))?;
+    match &tunnel.serve_dir {
+        Some(dir) => writeln!(out, "    serve_dir: {}", path(dir))?,
+        None => writeln!(out, "    serve_dir: null # none")?,
     }
     let leaf = &tunnel.server_certificate;
     writeln!(out, "    server_certificate:")?;
@@ -56,17 +58,23 @@ fn write_tunnel(out: &mut String, tunnel: &TunnelConfig) -> std::fmt::Result {
     writeln!(out, "      algorithm: {}", leaf.algorithm)?;
     writeln!(out, "      extra_names: {:?}", leaf.extra_names)?;
     write_authority(out, "ca", tunnel.ca)?;
-    if let Some(ca) = tunnel.client_ca {
-        write_authority(out, "client_ca", ca)?;
+    match tunnel.client_ca {
+        Some(ca) => write_authority(out, "client_ca", ca)?,
+        None => writeln!(out, "    client_ca: null # callers need no certificate")?,
     }
-    if let Some(routes) = &tunnel.routes {
-        let opening = if routes.is_empty() { " {}" } else { "" };
-        writeln!(out, "    routes:{opening}")?;
-        for (name, route) in routes {
-            writeln!(out, "      {}:", quoted(name))?;
-            writeln!(out, "        upstream: {}", quoted(&route.upstream))?;
-            writeln!(out, "        preserve_host: {}", route.preserve_host)?;
-        }
+    match &tunnel.routes {
+        Some(routes) => write_routes(out, routes),
+        None => writeln!(out, "    routes: null # the proxy's own file has them"),
+    }
+}
+
+fn write_routes(out: &mut String, routes: &BTreeMap<String, control::Route>) -> std::fmt::Result {
+    let opening = if routes.is_empty() { " {}" } else { "" };
+    writeln!(out, "    routes:{opening}")?;
+    for (name, route) in routes {
+        writeln!(out, "      {}:", quoted(name))?;
+        writeln!(out, "        upstream: {}", quoted(&route.upstream))?;
+        writeln!(out, "        preserve_host: {}", route.preserve_host)?;
     }
     Ok(())
 }

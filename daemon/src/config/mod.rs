@@ -1,15 +1,18 @@
 //! `keyward.yaml`, parsed to types that cannot be wrong.
 //!
 //! [`Config::load`] is the only way in; what it returns needs no further checks. This module opens
-//! no other file and no socket: whether a group exists or a directory can be written is found out
-//! by whoever uses them.
+//! no other file and no socket, though it looks where links lead: whether a group exists or a
+//! directory can be written is found out by whoever uses them.
 
 mod convert;
 mod duration;
 mod effective;
+mod places;
 mod raw;
+mod refusal;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -159,9 +162,15 @@ impl Config {
     /// write instead.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::config(format!("cannot read {}", path.display()))
-                .caused_by(&error)
-                .next("name the file with --config, or write one")
+            let failure = Failure::config(format!("cannot read {}", path.display()));
+            match error.kind() {
+                ErrorKind::InvalidData => failure
+                    .cause("it is not text in UTF-8")
+                    .next("name the right file with --config, or save it as UTF-8"),
+                _ => failure
+                    .caused_by(&error)
+                    .next("name the file with --config, or write one"),
+            }
         })?;
         Self::parse(&text, &path.display().to_string())
     }
@@ -203,8 +212,11 @@ impl Group {
             Self::Id(id) => return Ok(*id),
             Self::Name(name) => name,
         };
-        let groups = std::fs::read_to_string("/etc/group")
-            .map_err(|error| Failure::config("cannot look up control.group").caused_by(&error))?;
+        let groups = std::fs::read_to_string("/etc/group").map_err(|error| {
+            Failure::config(format!("cannot look up control.group {name:?}"))
+                .caused_by(&error)
+                .next("write the number of the group")
+        })?;
         group_id(&groups, name).ok_or_else(|| {
             Failure::config(format!(
                 "control.group is {name:?}, which this host does not have"

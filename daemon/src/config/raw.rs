@@ -9,6 +9,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::refusal::refusal;
+
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -118,75 +120,5 @@ impl<'de> Deserialize<'de> for RawRoute {
 
 /// Reads the file's text. `path` is for the message alone.
 pub(super) fn parse(text: &str, path: &str) -> Result<RawConfig, Failure> {
-    serde_saphyr::from_str(text).map_err(|error| refusal(&error, path))
-}
-
-/// One line that names the place, without quoting the file's content around it.
-fn refusal(error: &serde_saphyr::Error, path: &str) -> Failure {
-    let place = match error.location() {
-        Some(at) => format!("{path}:{}:{}", at.line(), at.column()),
-        None => path.to_owned(),
-    };
-    let serde_saphyr::Error::SerdeUnknownField {
-        field, expected, ..
-    } = error.without_snippet()
-    else {
-        return Failure::config(format!("{place}: cannot be read"))
-            .cause(error.without_snippet().to_string())
-            .next("correct that line; docs/config.md has every key and what it takes");
-    };
-    let failure = Failure::config(format!("{place}: unknown key {field:?}"));
-    match nearest(field, expected) {
-        Some(known) => failure.next(format!("did you mean {known:?}?")),
-        None => failure.next(format!("known keys here: {}", expected.join(", "))),
-    }
-}
-
-/// The known key that most likely was meant; none if every one differs in more than a third of its letters.
-fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
-    known
-        .iter()
-        .map(|candidate| (distance(key, candidate), *candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= candidate.len().max(key.len()) / 3)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut left = i + 1;
-        let mut diagonal = i;
-        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = *cell;
-            left = replaced.min(left + 1).min(diagonal + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_distance_counts_edits() {
-        for (a, b, edits) in [
-            ("", "", 0),
-            ("a", "", 1),
-            ("kitten", "sitting", 3),
-            ("lifetme", "lifetime", 1),
-            ("same", "same", 0),
-        ] {
-            assert_eq!(distance(a, b), edits, "{a} {b}");
-            assert_eq!(distance(b, a), edits, "{b} {a}");
-        }
-    }
+    serde_saphyr::from_str(text).map_err(|error| refusal(&error, text, path))
 }

@@ -90,6 +90,28 @@ fn the_effective_configuration_reads_back_as_itself() {
 }
 
 #[test]
+fn every_key_that_is_documented_is_in_the_effective_configuration_of_the_smallest_file() {
+    let effective = parse(SMALLEST).unwrap().effective();
+    let value: serde_json::Value = serde_saphyr::from_str(&effective).unwrap();
+    let documented = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md");
+    let documented = std::fs::read_to_string(documented).unwrap();
+    let (daemon, _) = documented.split_once("\n## The proxy\n").unwrap();
+    let (whole, tunnel) = daemon.split_once("| Key under `tunnels.NAME` |").unwrap();
+    let main = &value["tunnels"]["main"];
+    let mut keys = 0;
+    for (table, value) in [(whole, &value), (tunnel, main)] {
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+        let names = rows.filter_map(|row| row.split('`').next());
+        for name in names.filter(|name| *name != "tunnels.NAME") {
+            let pointer = format!("/{}", name.replace('.', "/"));
+            assert!(value.pointer(&pointer).is_some(), "{name}\n{effective}");
+            keys += 1;
+        }
+    }
+    assert!(keys > 18, "{keys}: the tables are found");
+}
+
+#[test]
 fn a_group_may_be_a_number() {
     let config = parse(&format!("control: {{ group: 65532 }}\n{SMALLEST}")).unwrap();
     assert_eq!(config.control.group, Some(Group::Id(65_532)));
@@ -215,7 +237,7 @@ fn a_place_or_a_name_that_cannot_be_used_is_refused_with_what_to_write() {
         ),
         (
             with("serve_dir: /var/lib/keyward/main"),
-            "tunnels.main.serve_dir and tunnels.main.store are the same directory",
+            "tunnels.main.serve_dir and tunnels.main.store are the same place",
             "give each its own",
         ),
         (
@@ -229,6 +251,181 @@ fn a_place_or_a_name_that_cannot_be_used_is_refused_with_what_to_write() {
             "put serve_dir beside the others",
         ),
     ]);
+}
+
+#[test]
+fn the_two_sockets_are_two() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().display();
+    std::fs::create_dir(directory.path().join("run")).unwrap();
+    std::os::unix::fs::symlink("run", directory.path().join("link")).unwrap();
+    let with = |control: &str, operator: &str| {
+        let sockets = format!(
+            "control: {{ socket: {root}/{control} }}\noperator: {{ socket: {root}/{operator} }}\n"
+        );
+        parse(&(sockets + SMALLEST))
+    };
+    for (control, operator) in [
+        ("run/x", "run/x"),
+        ("run/x", "run/../run/./x"),
+        ("run/x", "none/../run/x"),
+        ("link/x", "run/x"),
+    ] {
+        let refused = with(control, operator).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "control.socket and operator.socket are the same place, {root}/{operator}\n  \
+                 cause: whoever may subscribe is not whoever may order\n  \
+                 next: give each its own, such as /run/keyward/control.sock and /run/keyward/operator.sock"
+            )
+        );
+        assert_eq!(refused.exit(), process::Exit::Config);
+    }
+    with("run/x", "run/y").unwrap();
+    let default = format!("control: {{ socket: {DEFAULT_OPERATOR_SOCKET} }}\n{SMALLEST}");
+    assert!(refusal(&default).contains("are the same place"));
+}
+
+#[test]
+fn a_store_lies_beside_what_the_daemon_keeps_in_its_state_and_never_around_it() {
+    let with = |store: &str| {
+        let text = SMALLEST.replace("/var/lib/keyward/main", store);
+        parse(&text).map_err(|failure| failure.to_string())
+    };
+    for store in [
+        "/var/lib/keyward/a/b",
+        "/var/lib/keyward/custodian",
+        "/srv/t",
+    ] {
+        with(store).unwrap();
+    }
+    let beside = "next: put it beside that: only the daemon writes there";
+    for (store, what, next) in [
+        (
+            "/var/lib/keyward",
+            "tunnels.main.store and state are the same place",
+            "next: give each its own",
+        ),
+        (
+            "/var/lib/keyward/main/..",
+            "tunnels.main.store and state are the same place",
+            "next: give each its own",
+        ),
+        (
+            "/var/lib/keyward/custody",
+            "tunnels.main.store and the custody under state are the same place",
+            "next: give each its own",
+        ),
+        (
+            "/var/lib/keyward/custody/main",
+            "tunnels.main.store is inside the custody under state",
+            beside,
+        ),
+        (
+            "/var/lib/keyward/journal.jsonl",
+            "tunnels.main.store and the journal under state are the same place",
+            "next: give each its own",
+        ),
+        (
+            "/var/lib",
+            "state is inside tunnels.main.store",
+            "next: put one beside the other; a store may lie under state, and nothing in a store",
+        ),
+    ] {
+        assert_eq!(
+            with(store).unwrap_err(),
+            format!("{what}\n  {next}"),
+            "{store}"
+        );
+    }
+    let other =
+        "  other: { provider: static, domain: o.example, store: 'dir:/var/lib/keyward/main/o' }\n";
+    assert!(
+        refusal(&format!("{SMALLEST}{other}"))
+            .starts_with("tunnels.other.store is inside tunnels.main.store")
+    );
+}
+
+/// What the libraries that read YAML say is about types and options, which nobody can edit.
+#[test]
+fn a_value_of_the_wrong_kind_is_refused_by_its_key_in_words_of_the_documentation() {
+    let before = |line: &str| refusal(&format!("{line}\n{SMALLEST}"));
+    let with = |line: &str| refusal(&format!("{SMALLEST}    {line}\n"));
+    let reference = "docs/config.md has every key and what it takes";
+    let keys = "next: write them below it, or {} for none";
+    let list = "next: write it in brackets, such as [1000, 1001]";
+    let number = "next: users are written by number, which id -u NAME prints";
+    for (text, what, next) in [
+        (
+            before("control: x"),
+            "1:10: control takes keys of its own",
+            keys,
+        ),
+        (
+            before("control: { subscribers: 1 }"),
+            "1:25: subscribers takes a list",
+            list,
+        ),
+        (
+            before("control: { subscribers: [1, keyward] }"),
+            "1:29: subscribers takes whole numbers from 0 to 4294967295",
+            number,
+        ),
+        (
+            before("operator:\n  # x: y\n  operators:\n    - 1\n    - -1"),
+            "5:7: operators takes whole numbers from 0 to 4294967295",
+            number,
+        ),
+        (
+            before("control: { group: [a] }"),
+            "1:19: group takes one value",
+            "next: write neither a list nor keys there",
+        ),
+        (
+            with("ca: { constrained: maybe }"),
+            "6:24: constrained takes true or false",
+            "next: write one of the two",
+        ),
+        (
+            with("server_certificate: { extra_names: a.example }"),
+            "6:40: extra_names takes a list",
+            list,
+        ),
+        (
+            with("routes: { docs: 7 }"),
+            "6:15: docs takes an upstream such as http://127.0.0.1:8000",
+            "next: write it in quotes, or keys below it",
+        ),
+        (refusal("- a"), "1:1: the file takes keys of its own", keys),
+    ] {
+        let expected = format!("keyward.yaml:{what}\n  {next}; {reference}");
+        assert_eq!(text, expected);
+    }
+    for (text, expected) in [
+        (
+            before("state: /a\nstate: /b"),
+            "keyward.yaml:2:1: state is written twice\n  next: keep one of the two",
+        ),
+        (
+            with("routes: { docs: { preserve_host: true } }"),
+            "keyward.yaml:6:23: upstream is missing\n  next: write it there; docs/config.md has every key and what it takes",
+        ),
+        (
+            before("--- {}\n---"),
+            "keyward.yaml:3:1: a second document begins\n  next: take out --- and what does not belong to one of the two",
+        ),
+        (
+            before("state: !!binary x"),
+            "keyward.yaml:1:17: cannot be read\n  cause: it is YAML of a kind that has no meaning here, such as a tag or an alias\n  next: write keys, lists and values only; docs/config.md has every key and what it takes",
+        ),
+        (
+            before("control:\n\tsocket: /a"),
+            "keyward.yaml:2:2: cannot be read\n  cause: tabs disallowed within this context (block indentation)\n  next: correct that line; docs/config.md has every key and what it takes",
+        ),
+    ] {
+        assert_eq!(text, expected);
+    }
 }
 
 #[test]
@@ -269,7 +466,7 @@ fn a_life_or_a_route_that_cannot_be_used_is_refused_with_what_to_write() {
         ),
         (
             with("routes: [docs]"),
-            "cannot be read",
+            "routes takes keys of its own",
             "docs/config.md has every key",
         ),
         (
