@@ -99,10 +99,21 @@ pub enum Order {
 /// Why an order was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// Who has to change something.
+    pub fault: Fault,
     /// What is wrong, one line.
     pub what: String,
     /// What to do.
     pub next: String,
+}
+
+/// What an order was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It can never be carried out as it is worded: whoever ordered has to word it otherwise.
+    Words,
+    /// The configuration, or the state of things, does not allow it now.
+    State,
 }
 
 /// The ends that each task holds. Clones share them.

@@ -288,7 +288,7 @@ pub enum IssueError {
     #[error("the CA certificate ends too soon to sign: {0}")]
     Ending(Validity),
     /// It is an authority of this kind, and signs nothing else.
-    #[error("the CA is one of kind {0:?}, which does not sign this")]
+    #[error("the CA signs for {0} and for nobody else")]
     Kind(AuthorityKind),
     /// Less than a second, or beyond the calendar.
     #[error("the lifetime is below one second or beyond the calendar")]

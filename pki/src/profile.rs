@@ -16,6 +16,7 @@
 //! TLS 1.3 has not and we do not offer in TLS 1.2, and without the bit nobody else can misuse the key
 //! for them either.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::key::Algorithm;
@@ -31,13 +32,22 @@ pub(crate) const MARGIN: Duration = DAY;
 /// RFC 5280 appendix A.1, `ub-common-name`.
 pub(crate) const LONGEST_COMMON_NAME: usize = 64;
 
-/// What an authority signs.
+/// What an authority signs. `Display` says for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorityKind {
     /// Server certificates of a tunnel.
     Server,
     /// Client certificates for mutual inner TLS.
     Client,
+}
+
+impl fmt::Display for AuthorityKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "servers",
+            Self::Client => "clients",
+        })
+    }
 }
 
 /// A CA certificate to make.
@@ -171,8 +181,14 @@ impl ServerProfile {
 }
 
 impl ClientProfile {
+    /// Whether a client can have this name: a host name of at most 64 characters (RFC 5280 appendix
+    /// A.1), without a wildcard.
+    pub fn can_be_called(name: &str) -> bool {
+        name.len() <= LONGEST_COMMON_NAME && name::is_host(name)
+    }
+
     pub(crate) fn template(&self, serial: Serial, validity: Validity) -> Result<Template, BadName> {
-        if self.name.len() > LONGEST_COMMON_NAME || !name::is_host(&self.name) {
+        if !Self::can_be_called(&self.name) {
             return Err(BadName(self.name.clone()));
         }
         Ok(Template {

@@ -133,12 +133,64 @@ async fn a_refused_client_leaves_no_file_behind() {
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
 }
 
+/// One that cannot stand in a certificate, or leads out of the directory.
 #[tokio::test]
-async fn a_name_cannot_lead_out_of_the_directory() {
+async fn a_name_that_no_client_can_have_is_wrong_words_whoever_finds_out() {
     let desk = Desk::new();
-    for name in ["../agent", "a/b", ".hidden", ""] {
+    let long = "a".repeat(65);
+    let names = [
+        "../agent",
+        "a/b",
+        ".hidden",
+        "",
+        "two words",
+        "under_score",
+        "*.example",
+        "ü.example",
+        &long,
+    ];
+    for name in names {
         let ended = desk.run(&["issue-client", "--", name]).await;
-        assert_eq!(ended.code, Some(64), "{name:?}: {ended:?}");
+        let expected = format!(
+            "error: {name:?} cannot be the name of a client\n  next: write a DNS name of at most 64 characters, such as agent.example\n"
+        );
+        assert_eq!((ended.code, ended.stderr), (Some(64), expected));
     }
     assert!(desk.orders.borrow().is_empty());
+    let out = desk.directory.path().to_str().unwrap();
+    let ended = desk
+        .run(&["issue-client", "wrong.example", "--out", out])
+        .await;
+    let expected = "error: no such name\n  next: name another\n";
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(64), expected));
+}
+
+#[tokio::test]
+async fn a_life_that_the_client_ca_cuts_short_is_said_to_people_and_to_scripts() {
+    let desk = Desk::new();
+    let out = desk.directory.path().to_str().unwrap();
+    let issue = async |lifetime: &str| {
+        let words = ["issue-client", "agent.example", "--lifetime", lifetime];
+        let rest = ["--out", out, "--force", "--json"];
+        desk.run(&[&words[..], &rest[..]].concat()).await
+    };
+    // Its CA lives for a year, and certificates of it end a day before.
+    let whole = issue("364d").await;
+    assert_eq!((whole.code, whole.stderr.as_str()), (Some(0), ""));
+    assert_eq!(whole.json()["shortened"], false);
+    let cut = issue("365d").await;
+    assert_eq!(cut.code, Some(0), "{cut:?}");
+    let json = cut.json();
+    assert_eq!(json["shortened"], true);
+    let pem = json["certificate_pem"].as_str().unwrap();
+    let validity = pki::Certificate::from_pem(pem).unwrap().validity();
+    assert_eq!(json["not_before"], validity.not_before_unix());
+    assert_eq!(json["not_after"], validity.not_after_unix());
+    let said = "note: the certificate lives 364 d, less than --lifetime 365d\n  cause: the client CA of main ends";
+    assert!(cut.stderr.starts_with(said), "{}", cut.stderr);
+    let short = desk
+        .run(&["issue-client", "a.example", "--lifetime", "999ms"])
+        .await;
+    assert_eq!(short.code, Some(64), "{short:?}");
+    assert!(short.stderr.contains("write 1s or more"), "{short:?}");
 }

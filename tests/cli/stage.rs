@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use daemon::board::{Board, Order, Refusal, Request};
+use daemon::board::{Board, Fault, Order, Refusal, Request};
 use daemon::operator::{Operator, Settings};
 use daemon::status::{CertificateStatus, Operation, OperationState, Status, TunnelStatus};
 use pki::{Authority, AuthorityProfile, ClientProfile, Serial};
@@ -192,14 +192,20 @@ impl Script {
                 actor: request.actor,
                 state: OperationState::Running,
                 detail: String::new(),
-                began: 1,
+                began: unix(self.now),
                 ended: None,
                 certificate: None,
             };
             let answer = match &request.order {
                 Order::IssueClient { name, .. } if name == "refused.example" => Err(Refusal {
+                    fault: Fault::State,
                     what: "main has no client CA".to_owned(),
                     next: "configure client_ca".to_owned(),
+                }),
+                Order::IssueClient { name, .. } if name == "wrong.example" => Err(Refusal {
+                    fault: Fault::Words,
+                    what: "no such name".to_owned(),
+                    next: "name another".to_owned(),
                 }),
                 _ => Ok(begun.clone()),
             };
@@ -216,7 +222,7 @@ impl Script {
     }
 
     fn finish(&self, operation: &mut Operation, order: &Order) {
-        operation.ended = Some(2);
+        operation.ended = Some(unix(self.now));
         operation.state = OperationState::Done;
         match order {
             Order::RotateServerCertificate { .. } => {
@@ -248,6 +254,11 @@ impl Script {
         self.status
             .send_modify(|status| change(Arc::make_mut(status)));
     }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap().as_secs()
 }
 
 fn status() -> Status {

@@ -6,15 +6,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pki::{Algorithm, PrivateKey};
+use clap::ValueHint;
+use pki::{Algorithm, Certificate, ClientProfile, PrivateKey};
 use process::{Exit, Failure, Tasks};
 use serde::Serialize;
 
 use super::rotate::{follow, succeeded};
+use super::table::span;
 use super::{Target, output};
-use crate::config::parse_duration;
+use crate::config::{parse_duration, write_duration};
 use crate::operator::ClientOrder;
-use crate::status::Status;
+use crate::status::{Operation, Status};
 
 /// Whose certificate, and where it goes.
 #[derive(Debug, clap::Args)]
@@ -22,13 +24,13 @@ pub(super) struct Arguments {
     /// Common name and DNS name of the client; also the name of its files
     name: String,
     /// Of which tunnel's client CA; may be left out where there is only one tunnel
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     tunnel: Option<String>,
     /// Life of the certificate
-    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_hint = ValueHint::Other, value_parser = lifetime)]
     lifetime: Duration,
     /// Directory for NAME.key, NAME.crt and NAME-ca.crt
-    #[arg(long, default_value = ".", value_name = "DIR")]
+    #[arg(long, default_value = ".", value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: PathBuf,
     /// Replace files that are there
     #[arg(long)]
@@ -48,6 +50,9 @@ struct Issued<'a> {
     certificate: &'a Path,
     ca: &'a Path,
     certificate_pem: &'a str,
+    not_before: u64,
+    not_after: u64,
+    shortened: bool,
 }
 
 pub(super) async fn issue_client(arguments: &Arguments, tasks: &Tasks) -> Result<(), Failure> {
@@ -73,10 +78,14 @@ pub(super) async fn issue_client(arguments: &Arguments, tasks: &Tasks) -> Result
         Failure::internal("the daemon ended the operation without a certificate")
             .next("run both from the same release")
     })?;
+    let life = Life::of(certificate, &ended, arguments.lifetime)?;
     let bundle = bundle(&client.status().await?, &ended.tunnel);
     files.write(&files.key, 0o600, key.to_pem().as_bytes())?;
     files.write(&files.certificate, 0o644, certificate.as_bytes())?;
     files.write(&files.ca, 0o644, bundle.as_bytes())?;
+    if life.shortened {
+        output::note(&life.notice(arguments.lifetime, &ended.tunnel));
+    }
     if arguments.json {
         return output::json(&Issued {
             tunnel: &ended.tunnel,
@@ -85,14 +94,64 @@ pub(super) async fn issue_client(arguments: &Arguments, tasks: &Tasks) -> Result
             certificate: &files.certificate,
             ca: &files.ca,
             certificate_pem: certificate,
+            not_before: life.not_before,
+            not_after: life.not_after,
+            shortened: life.shortened,
         });
     }
     output::text(&format!(
-        "key          {}\ncertificate  {}\nCA           {}\n",
+        "key          {}\ncertificate  {}, for {}\nCA           {}\n",
         files.key.display(),
         files.certificate.display(),
+        span(life.seconds),
         files.ca.display()
     ))
+}
+
+/// What was issued, against what was asked for.
+struct Life {
+    not_before: u64,
+    not_after: u64,
+    /// From the order to the last second.
+    seconds: u64,
+    /// Less than was asked for.
+    shortened: bool,
+}
+
+impl Life {
+    fn of(certificate: &str, operation: &Operation, asked: Duration) -> Result<Self, Failure> {
+        let certificate = Certificate::from_pem(certificate).map_err(|error| {
+            Failure::internal("the daemon answered with what is no certificate").caused_by(&error)
+        })?;
+        let validity = certificate.validity();
+        let not_after = validity.not_after_unix();
+        let seconds = not_after.saturating_sub(operation.began);
+        Ok(Self {
+            not_before: validity.not_before_unix(),
+            not_after,
+            seconds,
+            shortened: seconds < asked.as_secs(),
+        })
+    }
+
+    fn notice(&self, asked: Duration, tunnel: &str) -> String {
+        format!(
+            "the certificate lives {}, less than --lifetime {}\n  \
+             cause: the client CA of {tunnel} ends, and no certificate of it lives longer\n  \
+             next: see in keyward status when it ends, and have another certificate issued before this one does",
+            span(self.seconds),
+            write_duration(asked)
+        )
+    }
+}
+
+/// X.509 knows whole seconds only.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    match duration.as_secs() {
+        0 => Err("write 1s or more".to_owned()),
+        seconds => Ok(Duration::from_secs(seconds)),
+    }
 }
 
 /// The CAs under which the tunnel's server certificates are signed, now and after the next switch.
@@ -114,12 +173,13 @@ impl Files {
     /// Names them, and refuses before anything is asked of the daemon if one is there already.
     fn new(arguments: &Arguments) -> Result<Self, Failure> {
         let name = &arguments.name;
-        if name.is_empty() || name.starts_with(['.', '-']) || name.contains(['/', '\0']) {
+        // Such a name is also a name of a file, and of none but in the directory.
+        if !ClientProfile::can_be_called(name) {
             return Err(Failure::new(
                 Exit::Usage,
                 format!("{name:?} cannot be the name of a client"),
             )
-            .next("write a DNS name, such as agent.example"));
+            .next("write a DNS name of at most 64 characters, such as agent.example"));
         }
         let file = |suffix: &str| arguments.out.join(format!("{name}{suffix}"));
         let files = Self {

@@ -49,6 +49,12 @@ pub(super) fn text(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Says to standard error what a person has to know besides, and no script.
+pub(super) fn note(text: &str) {
+    // Whoever closed it does not want to know.
+    let _ = writeln!(std::io::stderr().lock(), "note: {text}");
+}
+
 /// Prints `value` as one line of JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let mut line = serde_json::to_string(value).expect("our own types have string keys");

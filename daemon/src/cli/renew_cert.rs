@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::ValueHint;
 use pki::Fingerprint;
 use process::{Clock, Failure, SystemClock};
 use serde::Serialize;
@@ -19,10 +20,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "dir:PATH", value_parser = store)]
     output: PathBuf,
     /// Life of the new certificate
-    #[arg(long, default_value = "2160h", value_name = "DURATION", value_parser = cert_duration)]
+    #[arg(long, default_value = "2160h", value_name = "DURATION", value_hint = ValueHint::Other, value_parser = cert_duration)]
     cert_duration: Duration,
     /// Renew only when less than this is left; 0 renews always
-    #[arg(long, default_value = "720h", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, default_value = "720h", value_name = "DURATION", value_hint = ValueHint::Other, value_parser = parse_duration)]
     renew_before: Duration,
     /// Print what became of it as one JSON object
     #[arg(long)]
@@ -34,6 +35,7 @@ struct Outcome {
     renewed: bool,
     sha256: String,
     not_after: u64,
+    shortened: bool,
 }
 
 pub(super) fn renew_cert(arguments: &Arguments) -> Result<(), Failure> {
@@ -45,9 +47,21 @@ pub(super) fn renew_cert(arguments: &Arguments) -> Result<(), Failure> {
         now,
     )?;
     let outcome = match renewed {
-        Renewed::Kept { sha256, not_after } => outcome(false, sha256, not_after),
-        Renewed::Replaced { sha256, not_after } => outcome(true, sha256, not_after),
+        Renewed::Kept { sha256, not_after } => outcome(false, sha256, not_after, not_after),
+        Renewed::Replaced { sha256, not_after } => {
+            let asked = now + arguments.cert_duration;
+            outcome(true, sha256, not_after, asked)
+        }
     };
+    if outcome.shortened {
+        output::note(&format!(
+            "the certificate ends {}, sooner than --cert-duration {} asks for\n  \
+             cause: the CA in the store ends, and no certificate of it lives longer\n  \
+             next: make a new CA, and give it to the verifiers",
+            until(outcome.not_after, unix(now)),
+            write_duration(arguments.cert_duration)
+        ));
+    }
     if arguments.json {
         return output::json(&outcome);
     }
@@ -59,11 +73,17 @@ pub(super) fn renew_cert(arguments: &Arguments) -> Result<(), Failure> {
     ))
 }
 
-fn outcome(renewed: bool, sha256: Fingerprint, not_after: SystemTime) -> Outcome {
+fn outcome(
+    renewed: bool,
+    sha256: Fingerprint,
+    not_after: SystemTime,
+    asked: SystemTime,
+) -> Outcome {
     Outcome {
         renewed,
         sha256: sha256.to_string(),
         not_after: unix(not_after),
+        shortened: unix(not_after) < unix(asked),
     }
 }
 

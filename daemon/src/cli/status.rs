@@ -140,7 +140,7 @@ fn replica_row(name: &str, replica: &ReplicaStatus, now: u64) -> Vec<String> {
             replica
                 .refused
                 .iter()
-                .map(|(tunnel, reason)| format!("{tunnel} refused: {reason:?}")),
+                .map(|(tunnel, reason)| format!("{tunnel} refused: {}", control::word(reason))),
         )
         .collect();
     let connections: u64 = replica

@@ -8,7 +8,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{ErrorBody, Problem};
@@ -20,40 +20,27 @@ const LONGEST_BODY: usize = 64 << 10;
 pub(super) type Body = BoxBody<Bytes, Infallible>;
 
 /// An answer that is not a success.
+#[derive(Debug)]
 pub(super) struct Denial(pub(super) StatusCode, pub(super) Problem);
 
-/// The request's body as JSON of one kind.
-pub(super) async fn read<T: DeserializeOwned>(
-    request: Request<Incoming>,
-    limit: Duration,
-) -> Result<T, Denial> {
+/// The whole body of the request.
+pub(super) async fn whole(request: Request<Incoming>, limit: Duration) -> Result<Bytes, Denial> {
     let body = Limited::new(request.into_body(), LONGEST_BODY).collect();
-    let bytes = match timeout(limit, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return Err(Denial(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Problem {
-                    what: format!("the body is longer than {LONGEST_BODY} bytes"),
-                    why: None,
-                    next: None,
-                },
-            ));
-        }
-        Ok(Err(_)) | Err(_) => {
-            return Err(unusable(
-                "the body did not arrive".to_owned(),
-                "send all of it at once".to_owned(),
-            ));
-        }
-    };
-    serde_json::from_slice(&bytes).map_err(|error| {
-        unusable(
-            // The message names keys and positions of the sender's own text, which holds no secret.
-            format!("the body cannot be read: {error}"),
-            "see docs/cli.md for what each path takes".to_owned(),
-        )
-    })
+    match timeout(limit, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Denial(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Problem {
+                what: format!("the body is longer than {LONGEST_BODY} bytes"),
+                why: None,
+                next: None,
+            },
+        )),
+        Ok(Err(_)) | Err(_) => Err(unusable(
+            "the body did not arrive".to_owned(),
+            "send all of it at once".to_owned(),
+        )),
+    }
 }
 
 pub(super) fn unusable(what: String, next: String) -> Denial {

@@ -133,7 +133,7 @@ impl Client {
         if !status.is_success() {
             return Err(refused(status, &text));
         }
-        serde_json::from_slice(&text).map_err(broken)
+        serde_json::from_slice(&text).map_err(|_| foreign())
     }
 
     async fn send(
@@ -224,10 +224,10 @@ fn parse(text: &[u8]) -> Result<Option<Event>, ClientError> {
     match field("event: ") {
         Some("status") => serde_json::from_str(data)
             .map(|status| Some(Event::Status(Box::new(status))))
-            .map_err(broken),
+            .map_err(|_| foreign()),
         Some("operation") => serde_json::from_str(data)
             .map(|operation| Some(Event::Operation(operation)))
-            .map_err(broken),
+            .map_err(|_| foreign()),
         _ => Ok(None),
     }
 }
@@ -244,6 +244,11 @@ fn body(value: &impl Serialize) -> Bytes {
 
 fn broken(error: impl std::fmt::Display) -> ClientError {
     ClientError::Broken(error.to_string())
+}
+
+/// What it lacks is a name in a type of ours, which helps nobody who reads it.
+fn foreign() -> ClientError {
+    broken("it is of another form than this build knows")
 }
 
 fn refused(status: StatusCode, text: &[u8]) -> ClientError {

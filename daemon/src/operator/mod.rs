@@ -6,6 +6,7 @@
 mod answer;
 mod client;
 mod events;
+mod fields;
 mod noun;
 mod server;
 
@@ -16,29 +17,26 @@ pub use noun::Noun;
 pub use server::{Operator, Settings};
 
 /// Body of `POST /v1/rotations`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RotationOrder {
     /// What to rotate, by its noun: `server-certificate`, `ca`.
     pub what: String,
     /// Of which tunnel. May be left out where there is only one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
     /// For `ca`: the operator asserts that the verifiers hold both CAs.
-    #[serde(default)]
     pub trusted: bool,
     /// For `ca`: SHA-256 of the standby CA that they hold, in lower-case hexadecimal. Where it is given, a
     /// switch to any other is refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<String>,
 }
 
 /// Body of `POST /v1/client-certificates`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientOrder {
     /// Of which tunnel's client CA. May be left out where there is only one tunnel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
     /// Common name and DNS name of the client.
     pub name: String,

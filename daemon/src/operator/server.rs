@@ -16,9 +16,9 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::answer::{Body, Denial, json, no_such_path, read, unusable, wrong_method};
+use super::answer::{Body, Denial, json, no_such_path, unusable, whole, wrong_method};
 use super::{ClientOrder, Noun, Problem, RotationOrder, events};
-use crate::board::{self, Board, Order};
+use crate::board::{self, Board, Fault, Order};
 use crate::socket::{Crowd, Socket};
 use crate::status::Status;
 
@@ -161,12 +161,14 @@ impl Desk {
             (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &*self.status().await?)),
             (&Method::GET, "/v1/events") => Ok(events::stream(&self.board, tasks)),
             (&Method::POST, "/v1/rotations") => {
-                let order = self.rotation(read(request, self.request_limit).await?)?;
-                self.order(order, uid).await
+                let body = whole(request, self.request_limit).await?;
+                self.order(self.rotation(RotationOrder::read(&body)?)?, uid)
+                    .await
             }
             (&Method::POST, "/v1/client-certificates") => {
-                let order = self.client_certificate(read(request, self.request_limit).await?)?;
-                self.order(order, uid).await
+                let body = whole(request, self.request_limit).await?;
+                self.order(self.client_certificate(ClientOrder::read(&body)?)?, uid)
+                    .await
             }
             (_, "/v1/status" | "/v1/events" | "/v1/rotations" | "/v1/client-certificates") => {
                 Err(wrong_method(&request))
@@ -216,10 +218,6 @@ impl Desk {
     }
 
     fn client_certificate(&self, order: ClientOrder) -> Result<Order, Denial> {
-        if order.lifetime_seconds == 0 {
-            let next = "give at least one second".to_owned();
-            return Err(unusable("lifetime_seconds is 0".to_owned(), next));
-        }
         Ok(Order::IssueClient {
             tunnel: self.tunnel(order.tunnel)?,
             name: order.name,
@@ -272,7 +270,10 @@ impl Desk {
                 Ok(response)
             }
             Ok(Some(Err(refusal))) => Err(Denial(
-                StatusCode::CONFLICT,
+                match refusal.fault {
+                    Fault::Words => StatusCode::BAD_REQUEST,
+                    Fault::State => StatusCode::CONFLICT,
+                },
                 Problem {
                     what: refusal.what,
                     why: None,

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use super::*;
-use crate::board::{Board, Order, Refusal, Request};
+use crate::board::{Board, Fault, Order, Refusal, Request};
 use crate::status::{Operation, OperationState, Status};
 
 struct Stage {
@@ -117,6 +117,7 @@ async fn take_notes(
     while let Some(request) = received.recv().await {
         let answer = if matches!(request.order, Order::RotateCa { trusted: false, .. }) {
             Err(Refusal {
+                fault: Fault::State,
                 what: "verifiers may not hold the standby CA yet".to_owned(),
                 next: "carry it there".to_owned(),
             })
@@ -299,6 +300,7 @@ async fn errors_have_one_shape() {
     let stage = Stage::new(&["main"]);
     let none = "GET /v1/operations/none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let unknown = "{\"what\":\"ca\",\"x\":1}";
+    let trusted = "{\"what\":\"ca\",\"trusted\":\"yes\"}";
     let lifetime = "{\"name\":\"a\",\"csr\":\"\",\"lifetime_seconds\":0}";
     let cases = [
         (
@@ -314,17 +316,37 @@ async fn errors_have_one_shape() {
         (
             stage.post("/v1/rotations", "{").await,
             "400",
-            "the body cannot be read: EOF while parsing an object at line 1 column 1",
+            "the body is no JSON from line 1, column 1 on",
         ),
         (
             stage.post("/v1/rotations", unknown).await,
             "400",
-            "the body cannot be read: unknown field `x`, expected one of `what`, `tunnel`, `trusted`, `standby` at line 1 column 16",
+            "unknown key \"x\"",
         ),
         (
             stage.post("/v1/client-certificates", lifetime).await,
             "400",
-            "lifetime_seconds is 0",
+            "lifetime_seconds takes a whole number from 1 on",
+        ),
+        (
+            stage.post("/v1/rotations", "[]").await,
+            "400",
+            "the body is no JSON object",
+        ),
+        (
+            stage.post("/v1/rotations", "{}").await,
+            "400",
+            "what is missing",
+        ),
+        (
+            stage.post("/v1/rotations", "{\"what\":1}").await,
+            "400",
+            "what takes a text",
+        ),
+        (
+            stage.post("/v1/rotations", trusted).await,
+            "400",
+            "trusted takes true or false",
         ),
         (
             stage.post("/v1/rotations", &" ".repeat(70_000)).await,

@@ -8,6 +8,7 @@
 //! published, and the status says what is wrong.
 
 mod ca;
+mod client;
 mod files;
 mod issue;
 mod leaf;

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use pki::{ClientProfile, Serial};
+use pki::ClientProfile;
 use tokio::sync::oneshot;
 
 use super::pending::{Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, running};
-use super::tunnel::{Desk, SIGNER, StepError, Tunnel, fresh_id};
-use crate::board::{Order, Refusal, Request};
-use crate::journal::{Entry, Kind};
+use super::tunnel::{Desk, SIGNER, StepError, Tunnel};
+use crate::board::{Fault, Order, Refusal, Request};
 use crate::rotation::Witness;
 use crate::status::{Operation, OperationState};
 
@@ -89,13 +88,14 @@ pub(super) fn take(
     };
     let outcome = match tunnels.get_mut(name) {
         Some(tunnel) => tunnel.order(desk, order, &actor),
-        None => Err(refusal(
-            format!("there is no tunnel {name:?}"),
-            format!(
+        None => Err(Refusal {
+            fault: Fault::Words,
+            what: format!("there is no tunnel {name:?}"),
+            next: format!(
                 "configured are: {}",
                 tunnels.keys().cloned().collect::<Vec<_>>().join(", ")
             ),
-        )),
+        }),
     };
     Answer {
         to: answer,
@@ -234,71 +234,6 @@ impl Tunnel {
         ))
     }
 
-    fn issue_client(
-        &mut self,
-        desk: &mut Desk<'_>,
-        profile: &ClientProfile,
-        request: &str,
-        actor: &str,
-    ) -> Result<Operation, Refusal> {
-        if self.config.client_ca.is_none() {
-            return Err(refusal(
-                format!("tunnel {} has no client CA", self.name),
-                format!(
-                    "write client_ca: {{}} under tunnels.{} and restart the daemon",
-                    self.name
-                ),
-            ));
-        }
-        let issued = self.sign_client(desk, profile, request, actor);
-        let certificate = issued.map_err(|error| {
-            refusal(
-                error.chain(),
-                "check name, request and lifetime, and the alarms in: keyward status".to_owned(),
-            )
-        })?;
-        let ordered = Ordered::new(desk.moment, actor);
-        let mut operation = running(&self.name, "issue-client", &ordered, "taken");
-        desk.operations.add(operation.clone());
-        operation.certificate = Some(certificate);
-        operation.state = OperationState::Done;
-        operation.detail = format!("issued for {}", profile.name);
-        operation.ended = Some(operation.began);
-        // The certificate goes to whoever asked; the list is for everybody.
-        let (state, detail) = (operation.state, operation.detail.clone());
-        desk.operations
-            .end(&operation.id, state, detail, operation.began);
-        Ok(operation)
-    }
-
-    fn sign_client(
-        &mut self,
-        desk: &mut Desk<'_>,
-        profile: &ClientProfile,
-        request: &str,
-        actor: &str,
-    ) -> Result<String, StepError> {
-        self.load_client_signer(desk.moment)?;
-        let Some((_, signer)) = &self.client_signer else {
-            return Err(StepError::Lost("the client CA"));
-        };
-        // A bad request leaves no record: that would be a way to fill the disk.
-        let certificate =
-            signer.issue_client(profile, request, Serial::random(), desk.moment.wall)?;
-        let entry = Entry {
-            rotation_id: fresh_id(desk.moment),
-            phase: "issued".to_owned(),
-            reason: format!("issue-client, serial {}", certificate.serial()),
-            actor: actor.to_owned(),
-            new_ref: Some(certificate.fingerprint().to_string()),
-            attempts: 1,
-            state: serde_json::to_value(&self.client_ca).unwrap_or_default(),
-            ..Entry::default()
-        };
-        desk.record(&self.name, Kind::ClientCa, entry)?;
-        Ok(certificate.to_pem())
-    }
-
     /// Ends the order for a rotation of the server certificate, if it belongs to this one.
     pub(super) fn end_leaf_order(
         &mut self,
@@ -384,6 +319,10 @@ fn already(running: &Ordered) -> Refusal {
     )
 }
 
-fn refusal(what: String, next: String) -> Refusal {
-    Refusal { what, next }
+pub(super) fn refusal(what: String, next: String) -> Refusal {
+    Refusal {
+        fault: Fault::State,
+        what,
+        next,
+    }
 }

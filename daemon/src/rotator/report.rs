@@ -72,7 +72,8 @@ impl Tunnel {
         let refused = replicas.iter().filter_map(|(name, replica)| {
             let (generation, reason) = replica.nacks.get(&key)?;
             Some(format!(
-                "{name} refused the policy of generation {generation} ({reason:?}) and goes on with the one before"
+                "{name} refused the policy of generation {generation} ({}) and goes on with the one before",
+                control::word(reason)
             ))
         });
         refused.collect()

@@ -5,7 +5,7 @@ use pki::{Certificate, CertifiedKey};
 use tokio::sync::{oneshot, watch};
 
 use super::*;
-use crate::board::{Order, Publications, Refusal, Replica, Replicas};
+use crate::board::{Fault, Order, Publications, Refusal, Replica, Replicas};
 use crate::status::{Operation, OperationState, Status, TunnelStatus};
 
 mod client_ca;

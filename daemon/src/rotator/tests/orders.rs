@@ -457,6 +457,7 @@ fn a_client_certificate_is_refused_with_the_reason() {
         .order(&mut engine, issue_client("a", csr.clone(), HOUR))
         .unwrap_err();
     assert_eq!(refused.what, "tunnel main has no client CA");
+    assert_eq!(refused.fault, Fault::State);
     let world = World::with("    client_ca: {}\n");
     let mut engine = world.start();
     for (name, csr, lifetime, what) in [
@@ -468,7 +469,25 @@ fn a_client_certificate_is_refused_with_the_reason() {
             .order(&mut engine, issue_client(name, csr, lifetime))
             .unwrap_err();
         assert!(refused.what.contains(what), "{refused:?}");
+        assert_eq!(refused.fault, Fault::Words, "{refused:?}");
     }
+}
+
+#[test]
+fn a_client_certificate_that_the_ca_cuts_short_says_so() {
+    let world = World::with("    client_ca: { lifetime: 30d }\n");
+    let mut engine = world.start();
+    let key = pki::PrivateKey::generate(pki::Algorithm::EcdsaP256).unwrap();
+    let csr = pki::request(&key, "a").unwrap();
+    let order = |lifetime| issue_client("a", csr.clone(), lifetime);
+    let whole = world.order(&mut engine, order(29 * DAY)).unwrap();
+    assert_eq!(whole.detail, "issued for a");
+    let cut = world.order(&mut engine, order(29 * DAY + 1)).unwrap();
+    let said = "issued for a, and ends sooner than asked for, with the client CA";
+    assert_eq!(cut.detail, said);
+    assert_eq!(world.operation(&cut.id).detail, said);
+    let certificate = Certificate::from_pem(&cut.certificate.unwrap()).unwrap();
+    assert_eq!(certificate.validity().not_after_unix(), START + 29 * DAY);
 }
 
 #[test]

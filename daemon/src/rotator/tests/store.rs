@@ -303,7 +303,7 @@ fn a_policy_that_a_proxy_refuses_alarms() {
     world.turn(&mut engine);
     assert_eq!(
         world.status().alarms,
-        ["a refused the policy of generation 7 (Stale) and goes on with the one before"]
+        ["a refused the policy of generation 7 (stale) and goes on with the one before"]
     );
 }
 
