@@ -248,12 +248,67 @@ async fn wrong_words_are_said_as_json_where_that_was_asked_for() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(64), ""));
 }
 
+/// As bash does it for the Tab key (bash(1), Programmable Completion): the last word is being typed.
+const TAB: &str = r#"
+source "$1"
+shift
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+_keyward keyward "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"#;
+
 #[tokio::test]
-async fn completions_name_the_commands() {
-    for shell in ["bash", "zsh", "fish"] {
+async fn a_shell_completes_commands_nouns_and_flags() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ended = end(&mut keyward(&["completions", shell])).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.stdout.contains("issue-client"), "{shell}");
+    }
+    let directory = open_directory();
+    let script = directory.path().join("keyward.bash");
+    let bash = end(&mut keyward(&["completions", "bash"])).await.stdout;
+    std::fs::write(&script, bash).unwrap();
+    let script = script.to_str().unwrap();
+    for (words, offered) in [
+        (
+            &[""][..],
+            &[
+                "run",
+                "check",
+                "status",
+                "rotate",
+                "renew-cert",
+                "issue-client",
+                "completions",
+                "help",
+            ][..],
+        ),
+        (&["ro"], &["rotate"]),
+        (&["rotate", ""], &["server-certificate", "ca"]),
+        (&["rotate", "s"], &["server-certificate"]),
+        (&["rotate", "--tunnel", "main", "c"], &["ca"]),
+        (&["rotate", "ca", "--t"], &["--trusted", "--tunnel"]),
+        (
+            &["completions", ""],
+            &["bash", "elvish", "fish", "powershell", "zsh"],
+        ),
+        (&["check", "--f"], &["--firewall"]),
+        (&["run", "--"], &["--config", "--single-user", "--help"]),
+        (&["issue-client", "--l"], &["--lifetime"]),
+        (&["renew-cert", "--o"], &["--output"]),
+    ] {
+        let arguments = [&["-c", TAB, "bash", script, "keyward"][..], words].concat();
+        let ended = end(&mut command("/bin/bash".as_ref(), &arguments)).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        // Flags are offered with everything.
+        let typed = words.last().unwrap();
+        let mut shown: Vec<&str> = ended.stdout.split_whitespace().collect();
+        shown.retain(|word| typed.starts_with('-') || !word.starts_with('-'));
+        let mut offered = offered.to_vec();
+        shown.sort_unstable();
+        offered.sort_unstable();
+        assert_eq!(shown, offered, "{words:?}");
     }
 }
 
@@ -326,22 +381,6 @@ async fn a_strict_check_passes_what_can_be_and_fails_what_should_be_otherwise() 
     assert_eq!((bad.code, bad.stderr), (Some(78), expected));
 }
 
-#[tokio::test]
-async fn check_refuses_an_unknown_key_with_its_place_and_the_nearest_known_one() {
-    let directory = open_directory();
-    let file = directory.path().join("keyward.yaml");
-    std::fs::write(&file, "stat: /x\n").unwrap();
-    let path = file.to_str().unwrap();
-    let ended = end(&mut keyward(&["check", "--config", path])).await;
-    let expected =
-        format!("error: {path}:1:1: unknown key \"stat\"\n  next: did you mean \"state\"?\n");
-    assert_eq!((ended.code, ended.stderr), (Some(78), expected));
-}
-
-fn interrupt(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-}
 /// Whoever owns the state runs the daemon.
 #[tokio::test]
 async fn check_warns_of_a_subscriber_that_is_the_daemons_own_user() {
@@ -438,3 +477,19 @@ async fn check_refuses_places_that_are_in_each_others_way() {
     }
 }
 
+#[tokio::test]
+async fn check_refuses_an_unknown_key_with_its_place_and_the_nearest_known_one() {
+    let directory = open_directory();
+    let file = directory.path().join("keyward.yaml");
+    std::fs::write(&file, "stat: /x\n").unwrap();
+    let path = file.to_str().unwrap();
+    let ended = end(&mut keyward(&["check", "--config", path])).await;
+    let expected =
+        format!("error: {path}:1:1: unknown key \"stat\"\n  next: did you mean \"state\"?\n");
+    assert_eq!((ended.code, ended.stderr), (Some(78), expected));
+}
+
+fn interrupt(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}

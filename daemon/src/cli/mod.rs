@@ -5,6 +5,7 @@
 //! says what failed, the likely cause and the next thing to do. Both are in `docs/cli.md`.
 
 mod check;
+mod completions;
 mod issue_client;
 mod output;
 mod renew_cert;
@@ -13,11 +14,10 @@ mod status;
 mod table;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueHint};
 use process::{Exit, Failure, Tasks};
 
 use crate::config::{Config, DEFAULT_OPERATOR_SOCKET};
@@ -42,7 +42,7 @@ enum Command {
     /// Run the daemon
     Run {
         /// The configuration
-        #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+        #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
         /// Accept subscribers that run as the daemon's own user, who could read its memory and its
         /// keys. For a demo or a first try
@@ -72,6 +72,7 @@ struct Target {
     #[arg(
         long,
         value_name = "PATH",
+        value_hint = ValueHint::FilePath,
         help = "The operator socket [default: KEYWARD_OPERATOR_SOCKET, else operator.socket of the configuration]"
     )]
     socket: Option<PathBuf>,
@@ -85,7 +86,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return unusable(&error, &arguments),
     };
     match arguments.command {
-        Command::Completions { shell } => completions(shell),
+        Command::Completions { shell } => completions::print(shell),
         command => process::start(|tasks| async move {
             let outcome = command.run(&tasks).await;
             // Connections to the daemon end with the command.
@@ -177,16 +178,10 @@ impl Target {
     }
 }
 
-fn completions(shell: clap_complete::Shell) -> ExitCode {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "keyward", &mut script);
-    // A pager that was closed early is no failure.
-    let _ = std::io::stdout().write_all(&script);
-    ExitCode::SUCCESS
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

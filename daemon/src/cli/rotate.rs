@@ -1,5 +1,6 @@
 //! `keyward rotate`: orders a rotation and follows it to its end.
 
+use clap::ValueHint;
 use process::{Exit, Failure, Tasks};
 use serde_json::json;
 
@@ -22,7 +23,7 @@ pub(super) struct Arguments {
     )]
     trusted: Option<Option<String>>,
     /// Of which tunnel; may be left out where there is only one
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     tunnel: Option<String>,
     /// Print the operation as one JSON object
     #[arg(long)]

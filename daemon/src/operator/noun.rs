@@ -60,13 +60,14 @@ impl Noun {
         matches!(self, Self::ServerCertificate | Self::Ca)
     }
 
-    /// The nouns that this version can rotate, for a person.
+    /// The nouns that this version can rotate.
+    pub fn rotated() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|noun| noun.rotates())
+    }
+
+    /// The same, for a person.
     pub fn rotating() -> String {
-        let names: Vec<&str> = Self::ALL
-            .into_iter()
-            .filter(|noun| noun.rotates())
-            .map(Self::name)
-            .collect();
+        let names: Vec<&str> = Self::rotated().map(Self::name).collect();
         names.join(", ")
     }
 }
