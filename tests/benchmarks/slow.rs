@@ -70,7 +70,7 @@ pub(crate) async fn run(findings: &mut Findings, tasks: &Tasks) -> Result<(), Fa
         trust,
         tasks: tasks.clone(),
     };
-    let first = world.connected().await?;
+    world.connected().await?;
     let others = Others::start(world.edge.address, &world.trust, tasks);
     sleep(SETTLE).await;
     match world.stalled(&others).await {
@@ -82,15 +82,19 @@ pub(crate) async fn run(findings: &mut Findings, tasks: &Tasks) -> Result<(), Fa
         Err(failure) => say(&format!("slow.flood: {failure}")),
     }
     drop(others);
-    findings.absolute("slow.aborted", world.aborted(first).await?);
+    findings.absolute("slow.aborted", world.aborted().await?);
     Ok(())
 }
 
 impl World {
-    /// An agent's connection, through a proxy that has its connections.
-    async fn connected(&self) -> Result<Caller, Failure> {
+    /// Waits until the proxy has its connections.
+    async fn connected(&self) -> Result<(), Failure> {
         let both = async || metric(self.edge.health, "keyward_edge_links").await == Some(2.0);
-        until("the proxy's connections", both).await?;
+        until("the proxy's connections", both).await
+    }
+
+    /// An agent's connection.
+    async fn caller(&self) -> Result<Caller, Failure> {
         let caller = Caller::connect(&self.trust, self.edge.address, HERE).await;
         caller.map_err(|error| Failure::internal("no call").caused_by(&error))
     }
@@ -171,8 +175,9 @@ impl World {
         metric(self.edge.health, name).await.unwrap_or_default()
     }
 
-    /// How many connections of the proxy ended while agents hung up.
-    async fn aborted(&self, mut first: Caller) -> Result<f64, Failure> {
+    /// How many connections of the proxy ended while agents hung up and one went on calling.
+    async fn aborted(&self) -> Result<f64, Failure> {
+        let mut faithful = self.caller().await?;
         let hello = hello(&self.trust)?;
         let accepted = async || metric(self.edge.health, "keyward_edge_accepted_total").await;
         let (began, before) = (Instant::now(), accepted().await.unwrap_or_default());
@@ -187,17 +192,23 @@ impl World {
             abort(self.edge.address, from, &hello, patience).await
         };
         let aborted = stream::iter(0..ABORTED).map(one).buffer_unordered(AT_ONCE);
-        let failed = aborted
-            .filter(|ended| std::future::ready(ended.is_err()))
-            .count()
-            .await;
+        let crowd = aborted.filter(|ended| std::future::ready(ended.is_err()));
+        let calling = async {
+            loop {
+                let called = faithful.call(&get(HOST, "/")).await;
+                if let Err(error) = called {
+                    return Failure::internal("the connection of who stayed broke").caused_by(&error);
+                }
+                sleep(SETTLE).await;
+            }
+        };
+        let failed = tokio::select! {
+            failed = crowd.count() => failed,
+            failure = calling => return Err(failure),
+        };
         let came = accepted().await.unwrap_or_default() - before;
         let quiet = async || metric(self.edge.health, "keyward_edge_streams").await == Some(1.0);
         until("the aborted streams' end", quiet).await?;
-        let called = first.call(&get(HOST, "/")).await;
-        called.map_err(|error| {
-            Failure::internal("the first agent's connection broke").caused_by(&error)
-        })?;
         let log = std::fs::read_to_string(self.shop.path("replica.log")).unwrap_or_default();
         let ended = log.lines().filter(|line| line.contains(ENDED)).count();
         let links = metric(self.edge.health, "keyward_edge_links").await;
