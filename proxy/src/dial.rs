@@ -14,6 +14,7 @@ mod secret;
 mod serve;
 mod stalling;
 mod stream;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub(crate) use stream::Tunnelled;
 use attach::{AttachError, Attached};
 use secret::Secrets;
 use serve::Shared;
+use turns::Turns;
 
 /// As reports, metrics and logs call this carrier.
 pub(crate) const NAME: &str = "edge";
@@ -89,6 +91,7 @@ impl Dialler {
         let roster = Roster::new(&edge);
         let shared = Shared {
             edge,
+            turns: Turns::default(),
             // The edge may have sent streams before it hears that we stop.
             door: Door {
                 patient: true,
@@ -180,7 +183,7 @@ async fn step(shared: &Arc<Shared>, pause: &mut Pause) -> Duration {
 async fn dial(shared: &Shared) -> Result<Attached, DialError> {
     let newest = shared.secret.borrow().clone();
     let attempt = async |secret| {
-        let attaching = attach::attach(&shared.edge, secret, &shared.tasks);
+        let attaching = attach::attach(&shared.edge, &shared.turns, secret, &shared.tasks);
         match tokio::time::timeout(ATTACH_LIMIT, Box::pin(attaching)).await {
             Ok(attached) => Ok(attached?),
             Err(_) => Err(DialError::Timeout),

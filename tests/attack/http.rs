@@ -105,6 +105,19 @@ fn goaway(mut bytes: &[u8]) -> Option<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stands_before_the_host_is_not_logged() {
+    let stage = Stage::new().await;
+    let mut line = stage.line().await;
+    let request = format!("GET / HTTP/1.1\r\nHost: user:hidden-word@{HOST}\r\n\r\n");
+    line.send(request.as_bytes()).await.unwrap();
+    let answer = String::from_utf8(within("the refusal", line.rest()).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    stage.proxy.logs_at_least("request refused", 1).await;
+    assert_eq!(stage.proxy.logged("hidden-word"), 0);
+    stage.canary.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_smuggled_behind_another() {
     /// Of the cases, those that hyper resolves.
     const RESOLVED: usize = 2;

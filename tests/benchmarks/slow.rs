@@ -197,7 +197,8 @@ impl World {
             loop {
                 let called = faithful.call(&get(HOST, "/")).await;
                 if let Err(error) = called {
-                    return Failure::internal("the connection of who stayed broke").caused_by(&error);
+                    return Failure::internal("the connection of who stayed broke")
+                        .caused_by(&error);
                 }
                 sleep(SETTLE).await;
             }

@@ -102,6 +102,22 @@ async fn an_edge_that_opens_no_control_stream_is_left_and_dialled_again() {
 }
 
 #[tokio::test]
+async fn an_address_at_which_nobody_speaks_costs_neither_the_attempt_nor_the_next_one() {
+    let stand = Stand::start(0, OPEN).await;
+    // The system takes connections here; no program does.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = mute.local_addr().unwrap();
+    let addresses = format!("    addresses: ['{first}', '{}']\n", stand.address);
+    let proxy = stand.proxy_at("patient", &addresses).await;
+    until("both connections", async || {
+        (stand.edge.metric("keyward_edge_links").await == 2).then_some(())
+    })
+    .await;
+    assert!(!proxy.log().contains("edge not reached"), "by one attempt each");
+    drop(mute);
+}
+
+#[tokio::test]
 async fn what_exceeds_the_number_is_drained_and_no_call_of_it_is_lost() {
     let stand = Stand::start(0, OPEN).await;
     stand.tell(&told(2));

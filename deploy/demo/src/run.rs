@@ -149,6 +149,7 @@ async fn start(own: Option<&Upstream>, traffic: &Tasks) -> Result<(Stack, Socket
     let programs = Programs::beside().map_err(|error| error.failure())?;
     let mut options = StackOptions::new(programs);
     options.edge = true;
+    options.extra_names.clear();
     if let Some(own) = own {
         options.upstream = Some(own.origin());
         options.allowed_ips = own.addresses.iter().map(ToString::to_string).collect();

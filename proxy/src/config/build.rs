@@ -140,13 +140,17 @@ pub(super) fn instance(config: &Config, path: &Path) -> String {
 }
 
 fn files(raw: RawTls) -> Result<Option<CredentialFiles>, ConfigError> {
+    let client_ca = raw.client_ca.map(PathBuf::from);
+    if let Some(path) = &client_ca {
+        not_empty("tls.client_ca", path)?;
+    }
     match (raw.cert_file, raw.key_file) {
         (Some(certificate), Some(key)) => Ok(Some(CredentialFiles {
             certificate: certificate.into(),
             key: key.into(),
-            client_ca: raw.client_ca.map(PathBuf::from),
+            client_ca,
         })),
-        (None, None) if raw.client_ca.is_none() => Ok(None),
+        (None, None) if client_ca.is_none() => Ok(None),
         (None, _) => Err(ConfigError::Missing {
             key: "tls.cert_file",
             next: "write the path of the PEM certificate chain, or leave out the section tls",
@@ -156,6 +160,19 @@ fn files(raw: RawTls) -> Result<Option<CredentialFiles>, ConfigError> {
             next: "write the path of the PEM private key",
         }),
     }
+}
+
+/// An empty path is a template that was not filled in, and must not turn anything off.
+pub(super) fn not_empty(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+    if path.as_os_str().is_empty() {
+        return Err(ConfigError::Value {
+            key,
+            value: String::new(),
+            reason: "is empty",
+            next: "write the path of the file, or leave the line out",
+        });
+    }
+    Ok(())
 }
 
 fn domain(text: Option<&str>) -> Result<Option<String>, ConfigError> {
@@ -181,7 +198,11 @@ fn upstream(raw: RawUpstream) -> Result<UpstreamPolicy, ConfigError> {
     Ok(UpstreamPolicy {
         allowed_ips,
         validate: !disabled,
-        ca_file: tls.ca_file.map(PathBuf::from),
+        // As with `tunnel_domain`, an empty path is none.
+        ca_file: tls
+            .ca_file
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
         include_system_cas: tls.include_system_cas.unwrap_or_default(),
     })
 }

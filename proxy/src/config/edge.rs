@@ -2,13 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::build::host_name;
+use super::build::{host_name, not_empty};
 
 /// Connections to each instance when the file does not say: one may break, and nobody notices.
 const CONNECTIONS: usize = 2;
@@ -40,8 +38,6 @@ pub struct EdgeCarrier {
     pub forward_proxy: Option<ForwardProxy>,
     /// The switch that turns mutual inner TLS off.
     pub allow_without_client_certificate: bool,
-    /// The address that comes next.
-    pub(crate) turn: Arc<AtomicUsize>,
 }
 
 /// An HTTP proxy that is asked for CONNECT.
@@ -88,6 +84,9 @@ pub(super) fn build(raw: RawEdge) -> Result<EdgeCarrier, ConfigError> {
             next: "write IP:PORT, for instance \"192.0.2.1:443\"",
         })
     });
+    if let Some(path) = &raw.ca_file {
+        not_empty("carriers.edge.ca_file", path)?;
+    }
     let connections = raw.connections.unwrap_or(CONNECTIONS);
     if connections == 0 || connections > MOST_CONNECTIONS {
         return Err(ConfigError::Value {
@@ -124,7 +123,6 @@ pub(super) fn build(raw: RawEdge) -> Result<EdgeCarrier, ConfigError> {
         connections,
         forward_proxy: forward_proxy.transpose()?,
         allow_without_client_certificate: raw.allow_without_client_certificate.unwrap_or_default(),
-        turn: Arc::default(),
     })
 }
 

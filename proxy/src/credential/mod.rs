@@ -10,6 +10,7 @@ mod gate;
 mod publish;
 mod report;
 mod serving;
+mod tickets;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use verify::Refused;
 pub(crate) use verify::{fingerprint, leaf_fingerprint};
 
 use serving::Served;
+use tickets::Tickets;
 use verify::Against;
 
 /// How often expiry is looked at: tokio's timers stand still while the machine sleeps, so no timer is
@@ -171,7 +173,9 @@ impl Credentials {
             let serving = pick(&table, server_name)?;
             // A gate closes only after its successor was published, so this ends.
             if serving.gate.enter() {
-                let leaf = serving.choose(server_name, || self.shared.clock.wall());
+                let now = self.shared.clock.wall();
+                let leaf = serving.choose(server_name, now);
+                serving.served(leaf).end_tickets(now);
                 return Ok(Begun::new(Arc::clone(serving), leaf));
             }
         }
@@ -242,8 +246,11 @@ impl Credentials {
         let serve = |offered: &Offered, against: &Against<'_>| {
             let pair = verify::pair(provider, &offered.chain, offered.key.expose(), against)?;
             let clients = &credential.client_ca_certificates;
+            let tickets = Tickets::new()
+                .map_err(|error| Refused::new(Reason::Malformed, error.to_string()))?;
             Ok::<_, Refused>(Served {
-                config: verify::server_config(provider, &pair.key, clients)?,
+                config: verify::server_config(provider, &pair.key, clients, Arc::clone(&tickets))?,
+                tickets,
                 mutual: !clients.is_empty(),
                 certificate: pair.certificate,
                 sha256: pair.sha256,

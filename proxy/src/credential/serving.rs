@@ -12,6 +12,7 @@ use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
+use super::tickets::Tickets;
 use crate::alert;
 
 /// Certificate alerts after which a new leaf is taken to be unknown to those who verify it.
@@ -103,6 +104,7 @@ impl Tunnel {
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(super) config: Arc<ServerConfig>,
+    pub(super) tickets: Arc<Tickets>,
     /// A client certificate is required.
     pub(super) mutual: bool,
     pub(crate) certificate: CertificateDer<'static>,
@@ -119,6 +121,13 @@ impl Served {
     /// Whether its last second, which belongs to it (RFC 5280 section 4.1.2.5), is over.
     pub(crate) fn is_over(&self, now: SystemTime) -> bool {
         now >= self.not_after + Duration::from_secs(1)
+    }
+
+    /// Takes and makes no more tickets where it is over at `now`: whoever comes makes a full handshake.
+    pub(super) fn end_tickets(&self, now: SystemTime) {
+        if self.is_over(now) {
+            self.tickets.end();
+        }
     }
 }
 
@@ -197,15 +206,11 @@ impl Serving {
     }
 
     /// The leaf for the next handshake: the new one, unless it is known to be unknown.
-    pub(super) fn choose(
-        &self,
-        server_name: Option<&str>,
-        now: impl FnOnce() -> SystemTime,
-    ) -> Leaf {
+    pub(super) fn choose(&self, server_name: Option<&str>, now: SystemTime) -> Leaf {
         let Some(fallback) = &self.fallback else {
             return Leaf::Newest;
         };
-        if fallback.is_over(now()) {
+        if fallback.is_over(now) {
             return Leaf::Newest;
         }
         let probed = server_name
@@ -246,7 +251,7 @@ impl Serving {
     }
 
     /// The same for those that were shown a certificate which is over at `now`, once for each, while
-    /// later ones are left alone: whoever connects to an expired certificate has accepted it. `true`:
+    /// later ones are left alone: whoever connects to an expired certificate was shown it. `true`:
     /// some were told.
     pub(super) fn expire(&self, now: SystemTime) -> bool {
         let mut told = false;

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::tickets::Tickets;
 use aws_lc_rs::digest;
 use control::Reason;
 use rustls::crypto::CryptoProvider;
@@ -102,6 +103,7 @@ pub(super) fn server_config(
     provider: &Arc<CryptoProvider>,
     key: &Arc<CertifiedKey>,
     client_ca_certificates: &[String],
+    tickets: Arc<Tickets>,
 ) -> Result<Arc<ServerConfig>, Refused> {
     let unusable = |error: rustls::Error| Refused::new(Reason::Malformed, error.to_string());
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
@@ -128,7 +130,7 @@ pub(super) fn server_config(
     // Sessions live in tickets under a key of this generation alone: nothing grows with the number
     // of callers, and they all die with the configuration.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(unusable)?;
+    config.ticketer = tickets;
     Ok(Arc::new(config))
 }
 

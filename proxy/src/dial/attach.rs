@@ -14,6 +14,7 @@ use process::Tasks;
 use thiserror::Error;
 
 use super::reach::{self, ReachError};
+use super::turns::Turns;
 use crate::config::EdgeCarrier;
 
 /// What an edge says about a refusal.
@@ -50,11 +51,12 @@ pub(super) struct Attached {
 /// Dials and presents `secret`. Dropping the future gives it up.
 pub(super) async fn attach(
     edge: &EdgeCarrier,
+    turns: &Turns,
     secret: Arc<Secret>,
     tasks: &Tasks,
 ) -> Result<Attached, AttachError> {
     let request = request(edge, &secret)?;
-    let stream = reach::reach(edge).await?;
+    let stream = reach::reach(edge, turns).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tasks.spawn(async move {
         // Why it broke is told to whoever waits for the answer.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use thiserror::Error;
@@ -12,9 +12,12 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
 use super::pin::{self, TrustError};
+use super::turns::Turns;
 use crate::config::{EdgeCarrier, ForwardProxy};
 use crate::socket;
 
+/// An address that has not done its part of TCP and TLS within this is given up for the next one, if there is one.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
 /// The head of a forward proxy's answer.
 const LONGEST_ANSWER: usize = 8 << 10;
 /// No credentials come near it.
@@ -37,6 +40,8 @@ pub(super) enum ReachError {
         #[source]
         error: io::Error,
     },
+    #[error("{address} did not answer within {} s", ADDRESS_LIMIT.as_secs())]
+    Mute { address: SocketAddr },
     #[error("the forward proxy's credentials cannot be read")]
     Credentials(#[source] io::Error),
     #[error("the forward proxy broke off")]
@@ -51,51 +56,69 @@ pub(super) enum ReachError {
     Tls(#[source] io::Error),
 }
 
-/// Dials the next address.
-pub(super) async fn reach(edge: &EdgeCarrier) -> Result<TlsStream<TcpStream>, ReachError> {
-    let config = pin::client(edge)?;
+/// Tries all addresses in turn until one answers.
+pub(super) async fn reach(
+    edge: &EdgeCarrier,
+    turns: &Turns,
+) -> Result<TlsStream<TcpStream>, ReachError> {
+    let connector = TlsConnector::from(pin::client(edge)?);
     let name = ServerName::try_from(edge.host.clone())?;
-    let stream = match &edge.forward_proxy {
-        None => dial(&edge.host, edge.port, &edge.addresses, &edge.turn).await?,
-        Some(forward) => {
-            let stream = dial(&forward.host, forward.port, &[], &edge.turn).await?;
-            ask(stream, edge, forward).await?
-        }
-    };
-    // Small frames must not wait for the acknowledgement of those before.
-    let _ = stream.set_nodelay(true);
-    socket::keep_alive(&stream);
-    let connecting = TlsConnector::from(config).connect(name, stream);
-    connecting.await.map_err(ReachError::Tls)
-}
-
-/// All addresses, beginning with another one each time, until one answers.
-async fn dial(
-    host: &str,
-    port: u16,
-    given: &[SocketAddr],
-    turn: &AtomicUsize,
-) -> Result<TcpStream, ReachError> {
-    let addresses = if given.is_empty() {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let found = lookup_host((bare, port)).await;
-        let found = found.map_err(|error| ReachError::Resolve {
-            host: host.to_owned(),
-            error,
-        })?;
-        found.collect()
-    } else {
-        given.to_vec()
-    };
-    let first = turn.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
-    let mut last = ReachError::NoAddress(host.to_owned());
-    for &address in addresses.iter().cycle().skip(first).take(addresses.len()) {
-        match TcpStream::connect(address).await {
+    let addresses = turns.order(addresses(edge).await?);
+    let mut last = ReachError::NoAddress(edge.host.clone());
+    for (number, &address) in addresses.iter().enumerate() {
+        let opening = Box::pin(open(edge, address, &connector, name.clone()));
+        // The last one may have what is left.
+        // The last one may have what is left.
+        let limit = if number + 1 < addresses.len() {
+            ADDRESS_LIMIT
+        } else {
+            Duration::MAX
+        };
+        let opened = tokio::time::timeout(limit, opening).await;
+        let opened = opened.unwrap_or_else(|_| {
+            turns.was_mute(address);
+            Err(ReachError::Mute { address })
+        });
+        match opened {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = ReachError::Connect { address, error },
+            Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// Of the forward proxy, or else of the edge.
+async fn addresses(edge: &EdgeCarrier) -> Result<Vec<SocketAddr>, ReachError> {
+    let (host, port) = match &edge.forward_proxy {
+        Some(forward) => (&forward.host, forward.port),
+        None if edge.addresses.is_empty() => (&edge.host, edge.port),
+        None => return Ok(edge.addresses.clone()),
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let found = lookup_host((bare, port)).await;
+    let found = found.map_err(|error| ReachError::Resolve {
+        host: host.clone(),
+        error,
+    })?;
+    Ok(found.collect())
+}
+
+async fn open(
+    edge: &EdgeCarrier,
+    address: SocketAddr,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+) -> Result<TlsStream<TcpStream>, ReachError> {
+    let connected = TcpStream::connect(address).await;
+    let mut stream = connected.map_err(|error| ReachError::Connect { address, error })?;
+    if let Some(forward) = &edge.forward_proxy {
+        stream = ask(stream, edge, forward).await?;
+    }
+    // Small frames must not wait for the acknowledgement of those before.
+    let _ = stream.set_nodelay(true);
+    socket::keep_alive(&stream);
+    let connecting = connector.connect(name, stream);
+    connecting.await.map_err(ReachError::Tls)
 }
 
 /// RFC 9110 section 9.3.6: CONNECT, with `Proxy-Authorization: Basic` where there are credentials.

@@ -211,8 +211,10 @@ impl Roster {
                 format!("carrier edge: instance {instance}: {count} of {each} connections")
             })
             .collect();
-        let (missing, of) = (state.missing(self.0.each), state.instances);
+        let missing = state.missing(self.0.each);
         if missing > 0 {
+            // Before the first answer nobody has said how many there are.
+            let of = state.instances.max(1);
             notes.push(format!(
                 "carrier edge: {missing} of {of} instances want connections"
             ));

@@ -23,6 +23,7 @@ use super::line::{Line, QUEUE};
 use super::roster::{Entry, Roster};
 use super::stalling::Stalling;
 use super::stream::Tunnelled;
+use super::turns::Turns;
 use crate::carrier::{Arrival, Door, Leaving, Stream};
 use crate::chain::Chain;
 use crate::config::EdgeCarrier;
@@ -50,6 +51,7 @@ enum Ended {
 /// What all connections to the edge share.
 pub(super) struct Shared {
     pub(super) edge: EdgeCarrier,
+    pub(super) turns: Turns,
     pub(super) door: Door,
     /// Calls in flight get this long before a connection is cut.
     pub(super) drain: Duration,

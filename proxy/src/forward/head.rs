@@ -5,6 +5,7 @@
 //! header in HTTP/2. `Transfer-Encoding` together with `Content-Length` it resolves as RFC 9112 §6.3
 //! allows: the length is dropped and the connection closes behind the answer. The rest is here.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap};
@@ -67,7 +68,7 @@ impl Shared {
     }
 }
 
-fn normal(host: &HeaderValue) -> Result<std::borrow::Cow<'_, str>, ForwardError> {
+fn normal(host: &HeaderValue) -> Result<Cow<'_, str>, ForwardError> {
     let host = host.to_str().ok().and_then(route::normal_host);
     host.ok_or(ForwardError::Malformed("bad host"))
 }
@@ -231,7 +232,7 @@ pub(super) fn answer(parts: &mut response::Parts) -> Result<(), ForwardError> {
 fn started(request: &Request<Incoming>, host: &HeaderValue, id: &HeaderValue) {
     tracing::info!(
         method = request.method().as_str(),
-        host = host.to_str().unwrap_or_default(),
+        host = &*without_userinfo(host.as_bytes()),
         path = request.uri().path(),
         request_id = id.to_str().unwrap_or_default(),
         "request started"
@@ -247,12 +248,18 @@ fn refused(error: &ForwardError, request: &Request<Incoming>, id: &HeaderValue) 
         .uri()
         .authority()
         .map(|authority| authority.as_str().as_bytes());
-    let host = String::from_utf8_lossy(authority.or(host).unwrap_or_default());
+    let host = without_userinfo(authority.or(host).unwrap_or_default());
     let request_id = id.to_str().unwrap_or_default();
     match error {
         ForwardError::NoRoute => tracing::warn!(%host, request_id, "no route for host"),
         error => tracing::warn!(%host, request_id, %error, "request refused"),
     }
+}
+
+/// What stands before an `@` may be a password, and is never logged.
+fn without_userinfo(host: &[u8]) -> Cow<'_, str> {
+    let host = host.rsplit(|byte| *byte == b'@').next();
+    String::from_utf8_lossy(host.unwrap_or_default())
 }
 
 pub(super) fn log(error: &ForwardError, entry: &Entry, id: &HeaderValue) {

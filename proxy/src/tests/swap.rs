@@ -1,5 +1,7 @@
 //! What a swap promises: `architecture.md`, *Control channel*.
 
+use std::time::Duration;
+
 use control::{Credential, Leaf, Reason};
 use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -35,6 +37,26 @@ async fn no_session_is_resumed_across_a_swap() {
             (HandshakeKind::Resumed, new),
         ];
         assert_eq!(seen, expected);
+    }
+}
+
+/// F17: whoever resumed would see no certificate, and so not that it is over.
+#[tokio::test]
+async fn no_session_is_resumed_once_its_certificate_is_over() {
+    for versions in [TLS12, TLS13] {
+        let (ca, pipes) = (Ca::new(), Pipes::new());
+        let caller = Caller::speaking(&[&ca], versions, None).connector();
+        pipes.offer(&ca.credential(1)).settled().await;
+        let mut seen = Vec::new();
+        for days in [0, 0, 2, 0] {
+            pipes.clock.advance(Duration::from_secs(days * 24 * 3600));
+            let (stream, accepted) = pipes.handshake(&caller).await;
+            accepted.expect("it is accepted");
+            let stream = stream.expect("this caller's own clock says that it is in date");
+            seen.push(stream.get_ref().1.handshake_kind().unwrap());
+        }
+        let (full, resumed) = (HandshakeKind::Full, HandshakeKind::Resumed);
+        assert_eq!(seen, [full, resumed, full, full]);
     }
 }
 
@@ -122,7 +144,7 @@ async fn a_handshake_that_had_begun_finishes_and_the_ack_waits_for_it() {
     let mut published = None;
     let (seen, accepted) = interrupted(&pipes, &Caller::new(&[&ca]), false, async || {
         let offered = pipes.offer(&second);
-        let early = tokio::time::timeout(std::time::Duration::from_millis(400), offered.settled());
+        let early = tokio::time::timeout(Duration::from_millis(400), offered.settled());
         assert!(early.await.is_err(), "the ack does not go out before");
         published = Some(offered);
     })
@@ -174,7 +196,7 @@ async fn a_handshake_that_completes_after_the_ack_does_not_count() {
         ..ca.credential(2)
     };
     pipes.offer(&next).settled().await;
-    assert!(late.complete(std::time::Duration::ZERO).is_none());
+    assert!(late.complete(Duration::ZERO).is_none());
     assert_eq!(pipes.credentials.alive().len(), 1);
 }
 
@@ -256,13 +278,13 @@ async fn several_tunnels_are_told_apart_by_the_end_of_the_server_name() {
         tunnel: name.to_owned(),
         tunnel_domain: domain.to_owned(),
         leaf: Leaf {
-            ..ca.leaf_for(domain, now, std::time::Duration::from_secs(3600))
+            ..ca.leaf_for(domain, now, Duration::from_secs(3600))
         },
         ..ca.credential(1)
     };
     let chosen = |name: Option<&str>| {
         let begun = pipes.credentials.begin(name).ok()?;
-        let accepted = begun.complete(std::time::Duration::ZERO)?;
+        let accepted = begun.complete(Duration::ZERO)?;
         Some(accepted.serving.tunnel.name.to_string())
     };
     pipes.offer(&tunnel("one", "one.example"));

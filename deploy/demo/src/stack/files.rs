@@ -62,7 +62,7 @@ impl Paths {
             "state: {state}\nlog_level: {level}\ncontrol:\n  socket: {control}\n  subscribers: [{uid}]\noperator:\n  socket: {operator}\n\
              health:\n  listen_addr: 127.0.0.1:0\ntunnels:\n  {tunnel}:\n    provider: static\n    \
              domain: {domain}\n    store: {store}\n    server_certificate:\n      lifetime: 1h\n      \
-             extra_names: [{names}]\n{client_ca}{more}",
+             extra_names: [{names}]\n{ca}{client_ca}{more}",
             state = quoted(&self.root.join("state").display().to_string()),
             level = options.log_level,
             control = quoted(&self.control_socket.display().to_string()),
@@ -73,6 +73,12 @@ impl Paths {
             domain = options.domain,
             store = quoted(&format!("dir:{}", self.store.display())),
             names = names.join(", "),
+            // Nothing but this path sees the CA, and it understands name constraints.
+            ca = if options.extra_names.is_empty() {
+                "    ca: {constrained: true}\n"
+            } else {
+                ""
+            },
             client_ca = if options.edge {
                 "    client_ca: {lifetime: 30d}\n"
             } else {

@@ -69,6 +69,9 @@ upstream:
     assert!(config.upstream.include_system_cas && config.upstream.validate);
     assert_eq!(config.health.addr.to_string(), "127.0.0.1:9464");
     assert!(!config.health.explicit);
+    let empty = text.replace("ca_file: /data/ca.pem", "ca_file: \"\"");
+    let config = Config::from_text(&empty, None).unwrap();
+    assert_eq!(config.upstream.ca_file, None, "a template without a value");
 }
 
 #[test]

@@ -144,6 +144,11 @@ fn each_refusal_of_keys_and_networks_has_its_text_and_its_next_step() {
             "upstream.allowed_ips: \"localhost\" is neither an address nor a network",
             "write addresses or CIDR networks, for instance 192.0.2.0/24",
         ),
+        (
+            with("tls: {cert_file: /c, key_file: /k, client_ca: ''}"),
+            "tls.client_ca: \"\" is empty",
+            "write the path of the file, or leave the line out",
+        ),
     ] {
         assert_eq!(refusal(&text), format!("{what}\n  next: {next}"), "{text}");
     }
