@@ -113,7 +113,10 @@ async fn an_address_at_which_nobody_speaks_costs_neither_the_attempt_nor_the_nex
         (stand.edge.metric("keyward_edge_links").await == 2).then_some(())
     })
     .await;
-    assert!(!proxy.log().contains("edge not reached"), "by one attempt each");
+    assert!(
+        !proxy.log().contains("edge not reached"),
+        "by one attempt each"
+    );
     drop(mute);
 }
 

@@ -1,5 +1,6 @@
 //! Bodies of requests: bounded in size and time, then JSON in which nothing stands twice.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,46 +18,54 @@ use crate::assertion::object;
 pub(super) const LONGEST: usize = 64 * 1024;
 /// Longest body with a bundle in it, bytes.
 pub(super) const LONGEST_BUNDLE: usize = 256 * 1024;
-/// Of a body that is too large, so much more is thrown away, bytes.
+/// Of a body that is not wanted, so much is thrown away, bytes ...
 const THROWN_AWAY: usize = 1024 * 1024;
+/// ... for at most this long.
+const THROWING: Duration = Duration::from_secs(1);
 /// A caller may take this long to send it.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// All of it. Of one that is too large, so much more is taken and thrown away as most senders still
-/// have, because whoever is cut off while it sends never reads why.
-pub(super) async fn read<B>(body: B, most: usize) -> Result<Bytes, Failed>
+/// All of it.
+pub(super) async fn read<B>(mut body: Pin<&mut B>, most: usize) -> Result<Bytes, Failed>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: std::fmt::Display,
 {
-    let borne = most + THROWN_AWAY;
     // Refused before a byte is read, if the caller said how many there are.
-    if body.size_hint().lower() > borne as u64 {
+    if body.size_hint().lower() > most as u64 {
         return Err(Failed::too_large(most));
     }
-    let mut body = std::pin::pin!(body);
-    let (mut read, mut seen) = (Vec::new(), 0_usize);
+    let mut read = Vec::new();
     let reading = async {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Failed::invalid("The body broke off"))?;
             if let Ok(data) = frame.into_data() {
-                seen += data.len();
-                if seen <= most {
-                    read.extend_from_slice(&data);
-                } else if seen > borne {
-                    break;
+                if read.len() + data.len() > most {
+                    return Err(Failed::too_large(most));
                 }
+                read.extend_from_slice(&data);
             }
         }
-        Ok::<(), Failed>(())
+        Ok(())
     };
     tokio::time::timeout(LIMIT, reading)
         .await
         .map_err(|_| Failed::invalid("The body took longer than 10 seconds"))??;
-    if seen > most {
-        return Err(Failed::too_large(most));
-    }
     Ok(read.into())
+}
+
+/// Takes what most senders still have and throws it away, because whoever is cut off while it sends never reads why.
+pub(super) async fn discard<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
+    let discarding = async {
+        let mut seen = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen += frame.data_ref().map_or(0, Bytes::len);
+            if seen > THROWN_AWAY {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(THROWING, discarding).await;
 }
 
 /// An object; an empty body is an empty one.

@@ -23,10 +23,13 @@ mod tests;
 mod tunnel;
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
+use http::header::EXPECT;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
@@ -104,13 +107,20 @@ impl Plane {
         B::Error: std::fmt::Display,
     {
         let request_id = random_identifier(Identifier::Request);
-        let result = self.respond(request, peer, &request_id).await;
+        let (parts, body) = request.into_parts();
+        let mut body = pin!(body);
+        let result = self.respond(&parts, body.as_mut(), peer, &request_id).await;
+        // Whoever waits for `100 Continue` has not begun to send, and need not.
+        if result.is_err() && !parts.headers.contains_key(EXPECT) {
+            body::discard(body).await;
+        }
         answer::response(result, &request_id)
     }
 
     async fn respond<B>(
         &self,
-        request: Request<B>,
+        parts: &Parts,
+        body: Pin<&mut B>,
         peer: SocketAddr,
         request_id: &str,
     ) -> Result<Good, Failed>
@@ -118,7 +128,6 @@ impl Plane {
         B: Body<Data = Bytes> + Send,
         B::Error: std::fmt::Display,
     {
-        let (parts, body) = request.into_parts();
         let source = peer.ip().to_canonical();
         let boot = self.settings.clock.boot();
         self.limits.request(source, boot)?;

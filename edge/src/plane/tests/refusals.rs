@@ -2,6 +2,8 @@
 
 use http::Method;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::http_client::Served;
 use crate::plane::Rates;
@@ -15,7 +17,50 @@ on_both!(
     a_token_reaches_no_further_than_its_rule,
     a_source_that_guesses_too_often_is_stopped_before_the_database,
     a_broken_request_is_told_what_is_wrong,
+    whoever_is_refused_may_send_all_of_the_body_and_ask_again,
 );
+
+async fn whoever_is_refused_may_send_all_of_the_body_and_ask_again(stage: Stage) {
+    let served = Served::new(stage).await;
+    let body = " ".repeat(200_000);
+    for (path, more, status) in [
+        ("/v1/tunnels", "", "401"),
+        ("/v1/nowhere", "", "404"),
+        ("/v1/tunnels", "Transfer-Encoding: chunked\r\n", "401"),
+    ] {
+        let (length, body) = match more {
+            "" => (format!("Content-Length: {}\r\n", body.len()), body.clone()),
+            _ => (
+                String::new(),
+                format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+            ),
+        };
+        let asked = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\n{length}{more}\r\n{body}\
+             GET /v1/edge HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(asked.as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        let found: Vec<_> = answers
+            .split("HTTP/1.1 ")
+            .skip(1)
+            .map(|answer| &answer[..3])
+            .collect();
+        assert_eq!(found, [status, "200"]);
+    }
+    let waiting =
+        "POST /v1/tunnels HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(waiting.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(
+        &answer, b"HTTP/1.1 401",
+        "nobody is asked to send what is not wanted"
+    );
+}
 
 async fn only_a_valid_access_token_opens_anything_and_nobody_is_told_why_not(stage: Stage) {
     let served = Served::new(stage).await;
