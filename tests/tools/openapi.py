@@ -1,7 +1,7 @@
 """schemathesis against an edge on loopback: python openapi.py NAME ADDRESS PORT CA_FILE TOKEN_FILE [OPTION...]
 
-NAME is the edge's API host, which no resolver here knows. Every connection comes from another address of loopback, so
-that the edge's limits, which count by source, stay as they are and are not what is tested.
+NAME is the edge's API host, which no resolver here knows. Every connection comes from another address of loopback, and
+carries one request, so that the edge's limits, which count by source, stay as they are and are not what is tested.
 """
 
 import itertools
@@ -34,6 +34,6 @@ with open(token_file) as file:
     token = file.read().strip()
 url = f"https://{name}:{port}"
 schemathesis([
-    "--config-file", str(pathlib.Path(__file__).with_name("schemathesis.toml")), "run", f"{url}/v1/openapi.yaml", "--url", url, "--tls-verify", ca, "--header", f"Authorization: Bearer {token}",
+    "--config-file", str(pathlib.Path(__file__).with_name("schemathesis.toml")), "run", f"{url}/v1/openapi.yaml", "--url", url, "--tls-verify", ca, "--header", f"Authorization: Bearer {token}", "--header", "Connection: close",
     "--no-color", "--generation-deterministic", *options,
 ])
