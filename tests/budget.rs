@@ -34,7 +34,7 @@ struct Direction {
 }
 
 /// A package that is not here may not exist, save `keyward-demo` and `keyward-tests`, which use everything.
-const DIRECTIONS: [Direction; 8] = [
+const DIRECTIONS: [Direction; 9] = [
     Direction {
         package: "keyward-pki",
         ours: &[],
@@ -72,8 +72,19 @@ const DIRECTIONS: [Direction; 8] = [
     },
     Direction {
         package: "keyward",
-        ours: &["keyward-control", "keyward-pki", "keyward-process"],
-        never: &["axum", "rmcp"],
+        ours: &[
+            "keyward-control",
+            "keyward-identity",
+            "keyward-pki",
+            "keyward-process",
+        ],
+        never: &["axum", "native-tls", "ring", "rmcp"],
+    },
+    Direction {
+        package: "keyward-identity",
+        // For its clock, and nothing else of ours.
+        ours: &["keyward-process"],
+        never: &["axum", "native-tls", "rcgen", "ring"],
     },
     Direction {
         package: "keyward-edge-api",

@@ -12,8 +12,9 @@ use crate::Failure;
 
 /// The crates whose lines are ours, by the first part of a target. What a library says below `warn` is
 /// kept out: it is not constant, it is not listed anywhere, and it may hold what no log of ours may.
-const OURS: [&str; 10] = [
-    "api", "control", "daemon", "demo", "edge", "harness", "pki", "process", "proxy", "wire",
+const OURS: [&str; 11] = [
+    "api", "control", "daemon", "demo", "edge", "harness", "identity", "pki", "process", "proxy",
+    "wire",
 ];
 
 /// What is to be said once the level is known. There is one log in a process, and so one of these.

@@ -1,0 +1,381 @@
+//! Outgoing HTTP, and the only file that names reqwest (the budget test sees to that).
+//!
+//! Traps of it that are closed here: its errors carry the URL, whose query may hold a secret; it follows redirects with
+//! the body; it repeats requests on connections that went stale; it takes proxies from the environment for plain HTTP,
+//! too. TLS is rustls over aws-lc-rs, given as a whole configuration, so that no provider has to be chosen by features.
+
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, NoProxy, Proxy, Url, redirect, retry};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use thiserror::Error;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use zeroize::Zeroizing;
+
+use crate::{Environment, Secret};
+
+/// From the first packet to the last byte of an answer.
+const LIMIT: Duration = Duration::from_secs(30);
+/// For look-up, TCP and TLS, of the above.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Longest answer that is read, bytes.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+/// How calls leave this machine.
+#[derive(Clone, Debug, Default)]
+pub struct HttpSettings {
+    /// PEM certificates that vouch for servers, besides the system's: those of a network that inspects TLS, or of a
+    /// server of one's own.
+    pub ca_file: Option<PathBuf>,
+    /// `HTTPS_PROXY`, with user and password perhaps. Plain HTTP, which goes to this machine only, is never proxied.
+    pub https_proxy: Option<Secret>,
+    /// `NO_PROXY`: hosts and networks that are reached without it.
+    pub no_proxy: Option<String>,
+}
+
+/// Makes calls. Each is tried once, on a connection of its own; redirects are not followed.
+#[derive(Clone)]
+pub struct Http {
+    proxied: Client,
+    direct: Client,
+    settings: HttpSettings,
+}
+
+/// What became of a call that brought no answer. No variant holds a URL, a header or a body.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// It cannot be called at all.
+    #[error("{what} cannot be used: {why}")]
+    Settings {
+        /// Which setting.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Nothing of the request left, so that it can be repeated.
+    #[error("{host} was not reached")]
+    NotSent {
+        /// Host and port.
+        host: String,
+        /// What failed.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// It may have arrived and may have had its effect.
+    #[error("{host} did not answer, and the request may have arrived")]
+    Unknown {
+        /// Host and port.
+        host: String,
+        /// What failed.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// More than 1 MiB.
+    #[error("the answer of {host} is longer than {LONGEST_ANSWER} bytes")]
+    TooLong {
+        /// Host and port.
+        host: String,
+    },
+}
+
+/// One request.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) url: &'a str,
+    /// Appended to what the URL has, encoded.
+    pub(crate) query: &'a [(&'a str, &'a str)],
+    pub(crate) headers: &'a [(&'static str, &'a str)],
+    /// JSON to be posted; without it the request is a GET.
+    pub(crate) body: Option<&'a [u8]>,
+}
+
+/// An answer, whatever its status.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// `Request-Id`, if it is a text that can be printed.
+    pub(crate) request_id: Option<String>,
+    /// Seconds of `Retry-After`.
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+/// Whether calls to `url` are made: by `https`, or by `http` to this machine.
+///
+/// # Errors
+///
+/// What is wrong with it, without the URL.
+pub fn check_url(url: &str) -> Result<(), &'static str> {
+    parse(url).map(|_| ())
+}
+
+impl HttpSettings {
+    /// What the variables `HTTPS_PROXY` and `NO_PROXY` say, in capitals or not; an empty one says nothing.
+    #[must_use]
+    pub fn from_environment(environment: &Environment, ca_file: Option<PathBuf>) -> Self {
+        let first = |names: [&str; 2]| {
+            let mut values = names.into_iter().filter_map(|name| environment.text(name));
+            values.find(|value| !value.expose().is_empty())
+        };
+        Self {
+            ca_file,
+            https_proxy: first(["HTTPS_PROXY", "https_proxy"]),
+            no_proxy: first(["NO_PROXY", "no_proxy"]).map(|value| value.expose().to_owned()),
+        }
+    }
+}
+
+impl Http {
+    /// Reads the certificates that vouch for servers.
+    ///
+    /// # Errors
+    ///
+    /// The file or the proxy of `settings` cannot be used, or there is no certificate at all.
+    pub fn new(settings: HttpSettings) -> Result<Self, HttpError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(file) = &settings.ca_file {
+            add(&mut roots, file)?;
+        }
+        Self::with(roots, settings)
+    }
+
+    /// The same calls to servers for which `ca_file` alone vouches; it is read now.
+    pub(crate) fn trusting_only(&self, ca_file: &Path) -> Result<Self, HttpError> {
+        let mut roots = RootCertStore::empty();
+        add(&mut roots, ca_file)?;
+        Self::with(roots, self.settings.clone())
+    }
+
+    fn with(roots: RootCertStore, settings: HttpSettings) -> Result<Self, HttpError> {
+        if roots.is_empty() {
+            return Err(refused(
+                "the system's certificates",
+                "there is none, so nobody vouches for a server; name a ca_file",
+            ));
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider serves both versions of TLS")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let direct = client(&config, None)?;
+        let proxied = match &settings.https_proxy {
+            None => direct.clone(),
+            Some(url) => {
+                let wrong = |_| refused("HTTPS_PROXY", "it is no URL such as http://proxy:3128");
+                let proxy = Proxy::https(url.expose()).map_err(wrong)?;
+                let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
+                client(&config, Some(proxy.no_proxy(except)))?
+            }
+        };
+        Ok(Self {
+            proxied,
+            direct,
+            settings,
+        })
+    }
+
+    /// Makes one call. Dropped, it ends at once; whether the request arrived is not known then.
+    pub(crate) async fn call(&self, call: Call<'_>) -> Result<Answer, HttpError> {
+        let mut url = parse(call.url).map_err(|why| refused("the address", why))?;
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(call.query);
+        }
+        let host = place(&url);
+        let client = if url.scheme() == "https" {
+            &self.proxied
+        } else {
+            &self.direct
+        };
+        let mut request = match call.body {
+            None => client.get(url),
+            Some(body) => client
+                .post(url)
+                .header("content-type", "application/json")
+                .body(body.to_vec()),
+        };
+        request = request.headers(headers(call.headers)?);
+        let failed = |error: reqwest::Error| failed(&host, error);
+        let mut response = request.send().await.map_err(failed)?;
+        let text = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            (value.len() <= 128).then(|| value.to_owned())
+        };
+        let (request_id, retry_after) = (text("request-id"), text("retry-after"));
+        let status = response.status().as_u16();
+        let mut body = Zeroizing::new(Vec::new());
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > LONGEST_ANSWER {
+                return Err(HttpError::TooLong { host });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            status,
+            request_id,
+            retry_after: retry_after.and_then(|value| value.parse().ok()),
+            body,
+        })
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+fn client(config: &ClientConfig, proxy: Option<Proxy>) -> Result<Client, HttpError> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(config.clone())
+        .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .referer(false)
+        .timeout(LIMIT)
+        .connect_timeout(CONNECT_LIMIT)
+        // A connection that waits may die at the moment it is used, and then nobody knows what arrived.
+        .pool_max_idle_per_host(0)
+        .http1_only()
+        // What the environment says is in the settings already.
+        .no_proxy();
+    let builder = match proxy {
+        Some(proxy) => builder.proxy(proxy),
+        None => builder,
+    };
+    builder
+        .build()
+        .map_err(|error| refused("outgoing HTTP", &error.without_url().to_string()))
+}
+
+fn parse(url: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(url).map_err(|_| "it is no URL such as https://api.example.com")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("take user and password out of it");
+    }
+    let host = url.host_str().ok_or("it has no host")?;
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if is_this_machine(host) => Ok(url),
+        "http" => Err("a token would be sent in plain text; write https"),
+        _ => Err("write https"),
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn place(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+fn headers(list: &[(&'static str, &str)]) -> Result<HeaderMap, HttpError> {
+    let mut headers = HeaderMap::new();
+    for &(name, value) in list {
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| refused(&format!("the header {name}"), "it has control characters"))?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    Ok(headers)
+}
+
+fn failed(host: &str, error: reqwest::Error) -> HttpError {
+    let error = error.without_url();
+    let host = host.to_owned();
+    if error.is_connect() || error.is_builder() {
+        let cause = Box::new(error);
+        HttpError::NotSent { host, cause }
+    } else {
+        let cause = Box::new(error);
+        HttpError::Unknown { host, cause }
+    }
+}
+
+fn add(roots: &mut RootCertStore, file: &Path) -> Result<(), HttpError> {
+    let what = file.display().to_string();
+    let read =
+        CertificateDer::pem_file_iter(file).map_err(|why| refused(&what, &why.to_string()))?;
+    let mut count = 0;
+    for certificate in read {
+        let certificate = certificate.map_err(|why| refused(&what, &why.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|why| refused(&what, &why.to_string()))?;
+        count += 1;
+    }
+    if count == 0 {
+        return Err(refused(&what, "it has no certificate"));
+    }
+    Ok(())
+}
+
+fn refused(what: &str, why: &str) -> HttpError {
+    HttpError::Settings {
+        what: what.to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_in_plain_text_to_this_machine_alone() {
+        for url in [
+            "https://api.example.com",
+            "http://127.0.0.1:80/x",
+            "http://[::1]:1",
+            "http://localhost:8080",
+        ] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+        for url in [
+            "http://api.example.com",
+            "http://127.0.0.1.example.com",
+            "http://localhost.example.com",
+            "ftp://127.0.0.1",
+            "api.example.com",
+            "https://user:secret@api.example.com",
+        ] {
+            let why = check_url(url).unwrap_err();
+            assert!(!why.contains("secret"), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_empty_proxy_variable_says_nothing() {
+        let environment = Environment::of(&[("HTTPS_PROXY", ""), ("https_proxy", "http://p:1")]);
+        let settings = HttpSettings::from_environment(&environment, None);
+        assert_eq!(settings.https_proxy.unwrap().expose(), "http://p:1");
+        assert_eq!(settings.no_proxy, None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_proxy_is_said_without_its_password() {
+        let settings = HttpSettings {
+            https_proxy: Some(Secret::new("http://u:canary@[::".to_owned())),
+            ..HttpSettings::default()
+        };
+        let error = Http::new(settings.clone()).unwrap_err();
+        assert!(!format!("{error} {error:?} {settings:?}").contains("canary"));
+        assert!(error.to_string().starts_with("HTTPS_PROXY"), "{error}");
+    }
+}
