@@ -24,6 +24,7 @@ mod heads;
 mod hello;
 mod hostile;
 mod hostile_edge;
+mod identity;
 mod keys;
 mod network;
 mod openapi;

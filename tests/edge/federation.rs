@@ -12,19 +12,19 @@ use super::world::{Signer, World};
 use crate::rig::until;
 
 /// What the API server takes for an administrator, on loopback and for a minute.
-const ADMINISTRATOR: &str = "administrator-of-a-test";
+pub(super) const ADMINISTRATOR: &str = "administrator-of-a-test";
 /// What the workload asks its token for.
-const AUDIENCE: &str = "keyward-edge";
+pub(super) const AUDIENCE: &str = "keyward-edge";
 
 /// A Kubernetes API server with its etcd. Dropped, both end.
-struct Cluster {
-    url: String,
+pub(super) struct Cluster {
+    pub(super) url: String,
     folder: tempfile::TempDir,
     _processes: [Child; 2],
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         let [kept, peer, secure] = ports();
@@ -93,7 +93,7 @@ impl Cluster {
     }
 
     /// The CA of its HTTPS, which it made itself and put behind its certificate.
-    fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         let chain = std::fs::read_to_string(self.folder.path().join("apiserver.crt")).unwrap();
         let last = chain.rfind("-----BEGIN CERTIFICATE-----").unwrap();
         let file = self.folder.path().join("ca.pem");
@@ -102,7 +102,7 @@ impl Cluster {
     }
 
     /// As its administrator: status and answer.
-    async fn ask(&self, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub(super) async fn ask(&self, path: &str, body: Option<&Value>) -> (u16, Value) {
         let mut command = Command::new("curl");
         command
             .args(["-sSk", "--max-time", "20", "-w", "\n%{http_code}"])
@@ -118,7 +118,7 @@ impl Cluster {
         (status.parse().unwrap_or_default(), answer)
     }
 
-    async fn make(&self, path: &str, object: &Value) {
+    pub(super) async fn make(&self, path: &str, object: &Value) {
         // Namespaces come into being a moment after the server is ready.
         until("a new object", async || {
             (self.ask(path, Some(object)).await.0 == 201).then_some(())

@@ -6,6 +6,7 @@
 
 mod check;
 mod completions;
+mod doctor;
 mod issue_client;
 mod output;
 mod renew_cert;
@@ -51,6 +52,9 @@ enum Command {
     },
     /// Print the effective configuration and what deserves a thought
     Check(check::Arguments),
+    /// Find out why something does not work, and what to do about it
+    #[command(subcommand)]
+    Doctor(doctor::Doctor),
     /// Show what is in force, until when, and what needs a person
     Status(status::Arguments),
     /// Rotate WHAT now and follow it to its end
@@ -133,6 +137,7 @@ impl Command {
                 .await
                 .map_err(Ended::from),
             Self::Check(arguments) => check::check(&arguments).map_err(Ended::from),
+            Self::Doctor(what) => doctor::doctor(&what).await,
             Self::Status(arguments) => status::status(&arguments, tasks).await.map_err(Ended::from),
             Self::Rotate(arguments) => rotate::rotate(&arguments, tasks).await,
             Self::RenewCert(arguments) => renew_cert::renew_cert(&arguments).map_err(Ended::from),
@@ -155,6 +160,7 @@ impl Command {
         match self {
             Self::Run { .. } | Self::Completions { .. } => false,
             Self::Check(arguments) => arguments.json,
+            Self::Doctor(doctor::Doctor::Identity(arguments)) => arguments.json,
             Self::Status(arguments) => arguments.json,
             Self::Rotate(arguments) => arguments.json,
             Self::RenewCert(arguments) => arguments.json,

@@ -48,6 +48,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
             explicit: health.is_some(),
             addr: listen_addr(health.as_deref().unwrap_or(DEFAULT_HEALTH))?,
         },
+        identity: raw.identity.map(super::identity::convert).transpose()?,
         tunnels: raw
             .tunnels
             .into_iter()

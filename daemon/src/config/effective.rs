@@ -35,6 +35,9 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "  operators: {:?}", config.operator.operators)?;
     writeln!(out, "health:")?;
     writeln!(out, "  listen_addr: \"{}\"", config.health.addr)?;
+    if let Some(given) = &config.identity {
+        super::identity::write(out, given)?;
+    }
     writeln!(out, "tunnels:")?;
     for (name, tunnel) in &config.tunnels {
         writeln!(out, "  {}:", quoted(name))?;

@@ -7,6 +7,7 @@
 mod convert;
 mod duration;
 mod effective;
+mod identity;
 mod places;
 mod raw;
 mod refusal;
@@ -61,6 +62,8 @@ pub struct Config {
     pub operator: OperatorListener,
     /// Where health and metrics are read.
     pub health: HealthListener,
+    /// How the daemon proves who it is to a remote.
+    pub identity: Option<::identity::Given>,
     /// By name; at least one.
     pub tunnels: BTreeMap<String, TunnelConfig>,
 }

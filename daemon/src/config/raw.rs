@@ -9,6 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::identity::RawIdentity;
 use super::refusal::refusal;
 
 /// The whole file.
@@ -20,6 +21,7 @@ pub(super) struct RawConfig {
     pub(super) control: RawControl,
     pub(super) operator: RawOperator,
     pub(super) health: RawHealth,
+    pub(super) identity: Option<RawIdentity>,
     pub(super) tunnels: BTreeMap<String, RawTunnel>,
 }
 

@@ -156,7 +156,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     assert_eq!(
         refusal("zzzzzzzz: 1\n"),
         "keyward.yaml:1:1: unknown key \"zzzzzzzz\"\n  \
-         next: known keys here: state, log_level, control, operator, health, tunnels"
+         next: known keys here: state, log_level, control, operator, health, identity, tunnels"
     );
 }
 
