@@ -281,6 +281,7 @@ async fn a_shell_completes_commands_nouns_and_flags() {
                 "renew-cert",
                 "issue-client",
                 "completions",
+                "doctor",
                 "help",
             ][..],
         ),

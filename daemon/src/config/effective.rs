@@ -35,8 +35,9 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "  operators: {:?}", config.operator.operators)?;
     writeln!(out, "health:")?;
     writeln!(out, "  listen_addr: \"{}\"", config.health.addr)?;
-    if let Some(given) = &config.identity {
-        super::identity::write(out, given)?;
+    match &config.identity {
+        Some(given) => super::identity::write(out, given)?,
+        None => writeln!(out, "identity: null # none")?,
     }
     writeln!(out, "tunnels:")?;
     for (name, tunnel) in &config.tunnels {

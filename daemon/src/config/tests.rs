@@ -96,6 +96,7 @@ fn every_key_that_is_documented_is_in_the_effective_configuration_of_the_smalles
     let documented = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md");
     let documented = std::fs::read_to_string(documented).unwrap();
     let (daemon, _) = documented.split_once("\n## The proxy\n").unwrap();
+    let (daemon, _) = daemon.split_once("\n### identity\n").unwrap();
     let (whole, tunnel) = daemon.split_once("| Key under `tunnels.NAME` |").unwrap();
     let main = &value["tunnels"]["main"];
     let mut keys = 0;
