@@ -39,7 +39,8 @@ pub struct Backed {
 impl Backed {
     /// Opens the state, made at the first start, and fills the directory of the edge `instance` once.
     /// `config` says its name, whether it has a table of autonomous systems, and how long without the
-    /// database until new work is refused.
+    /// database until new work is refused. What goes on beside an answer goes on
+    /// `tasks`.
     ///
     /// # Errors
     ///
@@ -50,6 +51,7 @@ impl Backed {
         instance: String,
         edge_ca_certificates: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
         clock: Arc<dyn Clock>,
+        tasks: &Tasks,
     ) -> Result<Self, Failure> {
         let (stale_limit, has_asns) = (config.stale_limit, config.asns.is_some());
         let state = options.open_as(&config.name, &by(&*clock)).await?;
@@ -68,6 +70,7 @@ impl Backed {
             edge_ca_certificates,
             organization: organization.map(|identity| identity.organization_id),
             rates: Rates::default(),
+            tasks: tasks.clone(),
         });
         let answer: Answer = Arc::new(move |request: Request<Incoming>, peer: SocketAddr| {
             let plane = plane.clone();

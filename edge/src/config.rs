@@ -82,6 +82,7 @@ struct RawLimits {
     stall_timeout: Option<String>,
     pending: Option<usize>,
     sockets: Option<u64>,
+    handshakes_per_minute: Option<u32>,
 }
 
 impl Config {
@@ -147,6 +148,10 @@ impl Config {
                 sockets: match limits.sockets {
                     Some(0) => return Err(count("limits.sockets")),
                     sockets => sockets.unwrap_or(defaults.sockets),
+                },
+                handshakes_per_minute: match limits.handshakes_per_minute {
+                    Some(0) => return Err(count("limits.handshakes_per_minute")),
+                    handshakes => handshakes.unwrap_or(defaults.handshakes_per_minute),
                 },
                 drain,
             },
@@ -224,6 +229,10 @@ mod tests {
             ("limits: {stall_timeout: 0s}", "limits.stall_timeout is 0"),
             ("limits: {pending: 0}", "limits.pending is 0"),
             ("limits: {sockets: 0}", "limits.sockets is 0"),
+            (
+                "limits: {handshakes_per_minute: 0}",
+                "limits.handshakes_per_minute is 0",
+            ),
         ] {
             let failure = with(line).unwrap_err();
             assert_eq!(failure.exit(), process::Exit::Config);

@@ -10,6 +10,7 @@ pub mod asn;
 pub mod assertion;
 pub mod backed;
 mod base64url;
+mod buckets;
 pub mod ca_files;
 pub mod command;
 pub mod config;
@@ -125,7 +126,7 @@ async fn from_state(
 ) -> Result<(Directory, Answer), Failure> {
     tasks.essential("ca_files", cas.clone().watch(tasks.clone()));
     let cas = Arc::new(move || cas.texts());
-    let backed = Backed::open(&options.state, config, instance(), cas, clock).await?;
+    let backed = Backed::open(&options.state, config, instance(), cas, clock, tasks).await?;
     let (directory, answer) = (backed.directory.clone(), backed.answer.clone());
     backed.keep(tasks);
     Ok((directory, answer))

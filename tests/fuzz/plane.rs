@@ -11,7 +11,7 @@ use edge::state::{By, Grant, Issuer, KeySource, Matcher, Rule, Scope, Seal, Sett
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use pki::{Authority, AuthorityProfile};
-use process::{Clock, SystemClock};
+use process::{Clock, SystemClock, Tasks};
 
 use super::drive;
 
@@ -210,6 +210,7 @@ async fn plane(directory: &tempfile::TempDir) -> (Plane, State) {
             failures: endless,
             ..Rates::default()
         },
+        tasks: Tasks::new(),
     });
     (plane, state)
 }

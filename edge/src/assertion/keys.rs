@@ -1,14 +1,22 @@
 //! The keys of issuers: fetched, kept for a while, fetched again when a key is unknown.
 //!
-//! One fetch at a time for each issuer; whoever comes meanwhile waits for it. An unknown `kid` fetches
-//! at most every 15 seconds, so that made-up ones cost nothing. A key that its issuer withdrew is gone
-//! after five minutes. While an issuer does not answer, its last keys serve for up to a day.
+//! Whoever names a key that is known and fresh waits for nobody, whatever others ask for meanwhile. One
+//! fetch at a time for each issuer, which nobody who leaves takes with him; only who has no key that may
+//! be used waits for it. An unknown `kid` fetches at most every 15 seconds, so that made-up ones cost
+//! nothing.
+//!
+//! | Age of the keys | A key among them |
+//! |---|---|
+//! | up to 5 minutes | serves |
+//! | up to 10 minutes | serves, and the keys are fetched beside it |
+//! | up to a day | waits for a fetch, so that a key withdrawn long ago does not serve once more; if the last one failed, it serves and the keys are fetched beside it |
+//! | more | waits for a fetch, and is refused without one |
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use process::Clock;
+use process::{Clock, Tasks};
 use serde_json::Value;
 use tokio::sync::Mutex as Gate;
 
@@ -19,6 +27,8 @@ use crate::state::{Issuer, KeySource};
 
 /// Kept without being asked for again.
 const FRESH: Duration = Duration::from_secs(300);
+/// So old they serve while they are asked for again, before it is known how that ends.
+const AGED: Duration = Duration::from_secs(600);
 /// Not asked again so soon, whatever is asked for.
 const COOLDOWN: Duration = Duration::from_secs(15);
 /// Kept while the issuer does not answer.
@@ -31,30 +41,49 @@ const LONGEST_SET: usize = 1024 * 1024;
 /// Keys of issuers. Clones share them.
 #[derive(Clone)]
 pub struct KeyStore {
-    issuers: Arc<Mutex<HashMap<String, Arc<Gate<Kept>>>>>,
+    issuers: Arc<Mutex<HashMap<String, Kept>>>,
     resolver: Resolver,
     clock: Arc<dyn Clock>,
+    tasks: Tasks,
+}
+
+/// What is known of one issuer. Clones share it.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    known: Arc<Mutex<Known>>,
+    /// Held by the fetch that is under way.
+    gate: Arc<Gate<()>>,
 }
 
 /// Times are times since boot.
-#[derive(Debug, Default)]
-struct Kept {
+#[derive(Clone, Debug, Default)]
+struct Known {
     keys: Option<(Duration, Arc<Keys>)>,
     tried: Option<Duration>,
-    failed: Option<String>,
+    /// How the last fetch failed, if it did.
+    failed: Option<Arc<FetchError>>,
+}
+
+/// What to do for whoever names a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Use {
+    Serve,
+    ServeAndFetch,
+    Fetch,
 }
 
 impl KeyStore {
-    /// With nothing in it.
-    pub fn new(resolver: Resolver, clock: Arc<dyn Clock>) -> Self {
+    /// With nothing in it. What is fetched is fetched on `tasks`, and ends within ten seconds.
+    pub fn new(resolver: Resolver, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
         Self {
             issuers: Arc::default(),
             resolver,
             clock,
+            tasks,
         }
     }
 
-    /// The key of `issuer` that the token names.
+    /// The key of `issuer` that the token names. Dropping this leaves a fetch that it began running.
     ///
     /// # Errors
     ///
@@ -64,41 +93,66 @@ impl KeyStore {
         if let KeySource::Inline { keys } = &issuer.keys {
             return pick(&Keys::read(keys), kid);
         }
-        let gate = {
+        let kept = {
             let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
             issuers.entry(issuer.id.clone()).or_default().clone()
         };
-        let mut kept = gate.lock().await;
         let now = self.clock.boot();
-        let since = |moment: Duration| now.saturating_sub(moment);
-        let wanted = match &kept.keys {
-            None => true,
-            Some((at, keys)) => since(*at) >= FRESH || keys.named(kid).next().is_none(),
+        let mut known = kept.lock().clone();
+        let mut waited = false;
+        match known.decide(kid, now) {
+            Use::Serve => {}
+            Use::ServeAndFetch => {
+                self.refresh(issuer, &kept, now);
+            }
+            Use::Fetch => {
+                waited = self.refresh(issuer, &kept, now);
+                drop(kept.gate.lock().await);
+                known = kept.lock().clone();
+            }
+        }
+        match (&known.keys, known.failed) {
+            (Some((at, keys)), _) if now.saturating_sub(*at) < STALE => pick(keys, kid),
+            (_, Some(failed)) if waited => Err(Refusal::Keys(failed)),
+            (_, failed) => {
+                let why = failed.map(|error| error.to_string()).unwrap_or_default();
+                let error = FetchError::Recently(COOLDOWN.as_secs(), why);
+                Err(Refusal::Keys(Arc::new(error)))
+            }
+        }
+    }
+
+    /// Begins a fetch unless one is under way or was tried a moment ago: whether one is under way now.
+    fn refresh(&self, issuer: &Issuer, kept: &Kept, now: Duration) -> bool {
+        let Ok(turn) = kept.gate.clone().try_lock_owned() else {
+            return true;
         };
-        let cooling = kept.tried.is_some_and(|tried| since(tried) < COOLDOWN);
-        if wanted && !cooling {
-            kept.tried = Some(now);
-            match self.fetch(issuer).await {
+        {
+            let mut known = kept.lock();
+            let since = known.tried.map(|tried| now.saturating_sub(tried));
+            if since.is_some_and(|since| since < COOLDOWN) {
+                return false;
+            }
+            known.tried = Some(now);
+        }
+        let (this, issuer, kept) = (self.clone(), issuer.clone(), kept.clone());
+        self.tasks.spawn(async move {
+            let fetched = this.fetch(&issuer).await;
+            let mut known = kept.lock();
+            match fetched {
                 Ok(keys) => {
-                    kept.keys = Some((now, Arc::new(keys)));
-                    kept.failed = None;
+                    known.keys = Some((now, Arc::new(keys)));
+                    known.failed = None;
                 }
                 Err(error) => {
                     tracing::warn!(issuer = issuer.id, %error, "keys of an issuer cannot be fetched");
-                    kept.failed = Some(error.to_string());
-                    if kept.keys.is_none() {
-                        return Err(Refusal::Keys(error));
-                    }
+                    known.failed = Some(Arc::new(error));
                 }
             }
-        }
-        match &kept.keys {
-            Some((at, keys)) if since(*at) < STALE => pick(keys, kid),
-            _ => Err(Refusal::Keys(FetchError::Recently(
-                COOLDOWN.as_secs(),
-                kept.failed.clone().unwrap_or_default(),
-            ))),
-        }
+            drop(known);
+            drop(turn);
+        });
+        true
     }
 
     async fn fetch(&self, issuer: &Issuer) -> Result<Keys, FetchError> {
@@ -127,6 +181,30 @@ impl KeyStore {
             return Err(wrong("it has no key that can be used".to_owned()));
         }
         Ok(keys)
+    }
+}
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn decide(&self, kid: &str, now: Duration) -> Use {
+        let Some((at, keys)) = &self.keys else {
+            return Use::Fetch;
+        };
+        let age = now.saturating_sub(*at);
+        if keys.named(kid).next().is_none() || age >= STALE {
+            Use::Fetch
+        } else if age < FRESH {
+            Use::Serve
+        } else if age < AGED || self.failed.is_some() {
+            Use::ServeAndFetch
+        } else {
+            Use::Fetch
+        }
     }
 }
 

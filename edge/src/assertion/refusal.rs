@@ -1,5 +1,7 @@
 //! Why an assertion buys nothing. For the audit log and the operator, never for the caller.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::FetchError;
@@ -71,7 +73,7 @@ pub enum Refusal {
     Signature(String),
     /// The keys cannot be had.
     #[error("the issuer's keys cannot be had")]
-    Keys(#[source] FetchError),
+    Keys(#[source] Arc<FetchError>),
     /// A claim is missing or of another type.
     #[error("{claim} is missing or not {wanted}")]
     Claim {

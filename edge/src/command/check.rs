@@ -9,11 +9,12 @@ use std::sync::Arc;
 use process::{Exit, Failure, Firewall, SystemClock};
 use serde_json::{Value, json};
 
-use super::open::StateOptions;
+use super::open::{StateOptions, unopened};
 use super::output;
 use crate::config::Config;
 use crate::prepare::Prepared;
 use crate::relay::leaf;
+use crate::state::State;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -60,6 +61,7 @@ fn checked(config: &Config, options: &StateOptions) -> Result<Value, Failure> {
             "stall_timeout_seconds": seconds(limits.stall),
             "pending": limits.pending,
             "sockets": limits.sockets,
+            "handshakes_per_minute": limits.handshakes_per_minute,
         },
     }))
 }
@@ -86,6 +88,7 @@ fn certificate(config: &Config, prepared: &Prepared) -> Result<Value, Failure> {
 /// Which database, without what its URL may hold.
 fn database(options: &StateOptions) -> Result<String, Failure> {
     let url = options.url()?;
+    State::check_url(&url).map_err(|error| unopened(&error))?;
     let (scheme, rest) = url.split_once(':').unwrap_or((&url, ""));
     if scheme == "sqlite" {
         return Ok("sqlite".to_owned());
@@ -157,16 +160,35 @@ mod tests {
     }
 
     #[test]
+    fn a_database_elsewhere_whose_certificate_is_not_checked_is_refused_with_what_to_write() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "postgres://edge:s3cret@db.example/edge\n").unwrap();
+        let refused = database(&options(Some(file.path().to_owned()))).unwrap_err();
+        assert_eq!(refused.exit(), Exit::Config);
+        let said = refused.to_string();
+        for part in ["db.example", "sslmode is prefer", "next: ", "verify-full"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+
+    #[test]
     fn a_database_elsewhere_is_named_by_host_and_port_and_never_with_its_password() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let options = options(Some(file.path().to_owned()));
         for (url, line) in [
             (
-                "postgres://edge:s3cret@db.example/edge\n",
+                "postgres://edge:s3cret@db.example/edge?sslmode=verify-full\n",
                 "db.example\t5432",
             ),
-            ("postgresql://edge@10.0.0.7:6432/edge", "10.0.0.7\t6432"),
-            ("postgres://edge@[2001:db8::7]/edge", "2001:db8::7\t5432"),
+            (
+                "postgresql://edge@10.0.0.7:6432/edge?sslmode=disable",
+                "10.0.0.7\t6432",
+            ),
+            (
+                "postgres://edge@[2001:db8::7]/edge?sslmode=verify-full",
+                "2001:db8::7\t5432",
+            ),
         ] {
             std::fs::write(file.path(), url).unwrap();
             let text = firewall(&config(""), &options).unwrap().to_string();

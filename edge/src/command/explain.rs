@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use process::{Exit, Failure, SystemClock};
+use process::{Exit, Failure, SystemClock, Tasks};
 use serde_json::{Value, json};
 
 use super::open::{self, StateOptions, now};
@@ -175,7 +175,7 @@ async fn signature(decoded: &Decoded, issuer: &Issuer) -> Outcome {
     if !matches!(issuer.keys, KeySource::Inline { .. }) {
         return Outcome::Open("the keys are fetched from the issuer, and nothing is fetched here");
     }
-    let keys = KeyStore::new(system_resolver(), Arc::new(SystemClock));
+    let keys = KeyStore::new(system_resolver(), Arc::new(SystemClock), Tasks::new());
     let key = keys.of(issuer, decoded).await;
     key.and_then(|key| decoded.check_signature(&key)).into()
 }

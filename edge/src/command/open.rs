@@ -97,13 +97,8 @@ impl StateOptions {
             reveal: !self.no_reveal,
         };
         let url = self.url()?;
-        State::open(&url, seal, settings).await.map_err(|error| {
-            let exit = match error {
-                OpenError::Connect(_) => Exit::Unavailable,
-                _ => Exit::Config,
-            };
-            Failure::new(exit, "cannot open the state").caused_by(&error)
-        })
+        let opened = State::open(&url, seal, settings).await;
+        opened.map_err(|error| unopened(&error))
     }
 
     /// Opens the state of the edge `name`, and makes it at the first start.
@@ -129,6 +124,21 @@ impl StateOptions {
             Failure::config(format!("cannot read {}", file.display())).caused_by(&error)
         })?;
         Ok(text.trim().to_owned())
+    }
+}
+
+/// Why the state is not opened.
+pub(super) fn unopened(error: &OpenError) -> Failure {
+    let exit = match error {
+        OpenError::Connect(_) => Exit::Unavailable,
+        _ => Exit::Config,
+    };
+    let failure = Failure::new(exit, "cannot open the state").caused_by(error);
+    match error {
+        OpenError::Unprotected { .. } => failure.next(
+            "add ?sslmode=verify-full to the database's URL, and &sslrootcert=PATH unless a public CA signed its certificate; sslmode=disable where nobody can stand in between",
+        ),
+        _ => failure,
     }
 }
 

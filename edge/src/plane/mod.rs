@@ -33,7 +33,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use process::Clock;
+use process::{Clock, Tasks};
 
 use crate::assertion::{KeyStore, Resolver};
 use crate::pinned::Pinned;
@@ -72,6 +72,8 @@ pub struct PlaneSettings {
     pub organization: Option<String>,
     /// How often who may ask.
     pub rates: Rates,
+    /// Owner of what goes on beside an answer.
+    pub tasks: Tasks,
 }
 
 /// The control plane. Clones share it.
@@ -93,7 +95,11 @@ impl Plane {
     /// Ready to answer.
     pub fn new(settings: PlaneSettings) -> Self {
         Self {
-            keys: KeyStore::new(settings.resolver.clone(), settings.clock.clone()),
+            keys: KeyStore::new(
+                settings.resolver.clone(),
+                settings.clock.clone(),
+                settings.tasks.clone(),
+            ),
             limits: Arc::new(RateLimits::new(settings.rates)),
             settings,
         }

@@ -21,7 +21,7 @@ mod session;
 mod sources;
 mod telemetry;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use process::{Failure, Tasks};
 use rustix::net::sockopt;
 use rustls::AlertDescription;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, rustls};
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +40,9 @@ pub(crate) use front::leaf;
 pub use front::{Front, FrontError};
 
 use crate::asn::Asns;
+use crate::buckets::{Buckets, Rate};
 use crate::directory::Directory;
+use crate::source::network;
 use caller::Agent;
 use hello::{ClientHello, HelloError};
 use ingress::Wrong;
@@ -76,6 +79,9 @@ pub struct RelayLimits {
     pub pending: usize,
     /// Sockets at once, an eighth of them of one source (IPv6: /64); beyond it a new one is closed.
     pub sockets: u64,
+    /// Handshakes that the edge itself ends, of one source (IPv6: /64) in a minute, a third of them at
+    /// once; beyond it a socket is closed before its handshake. Each costs signatures and key exchanges.
+    pub handshakes_per_minute: u32,
     /// A stream whose write makes no progress for this long is closed.
     pub stall: Duration,
     /// Everything in flight gets this long at the stop.
@@ -89,6 +95,7 @@ impl Default for RelayLimits {
             handshake: Duration::from_secs(10),
             pending: 4096,
             sockets: 200_000,
+            handshakes_per_minute: 12_000,
             stall: wire::STALL,
             drain: Duration::from_secs(30),
         }
@@ -130,6 +137,8 @@ struct Shared {
     quotas: Quotas,
     pending: Pending,
     sources: Sources,
+    handshakes: Buckets<IpAddr>,
+    began: Instant,
     wrong: Wrong,
     telemetry: Telemetry,
     paces: Paces,
@@ -156,6 +165,8 @@ impl Relay {
             quotas: Quotas::default(),
             pending: Pending::new(self.limits.pending),
             sources: Sources::default(),
+            handshakes: Buckets::new(handshakes(self.limits)),
+            began: Instant::now(),
             wrong: Wrong::default(),
             telemetry: Telemetry::default(),
             paces: Paces::default(),
@@ -284,7 +295,15 @@ async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr, _o
 
 type Ended = tokio_rustls::server::TlsStream<Prefixed<TcpStream>>;
 
-/// Ends TLS.
+/// Of the handshakes of a minute a third at once: proxies of many tunnels come back together.
+fn handshakes(limits: RelayLimits) -> Rate {
+    Rate {
+        burst: limits.handshakes_per_minute.div_ceil(3),
+        per_minute: limits.handshakes_per_minute,
+    }
+}
+
+/// Ends TLS, unless the source has had its handshakes: that is told by closing, before anything costly.
 async fn end(
     shared: &Shared,
     socket: TcpStream,
@@ -292,6 +311,13 @@ async fn end(
     config: Arc<rustls::ServerConfig>,
     peer: SocketAddr,
 ) -> Option<Ended> {
+    if !shared
+        .handshakes
+        .take(network(peer.ip()), shared.began.elapsed())
+    {
+        shared.unheard(peer, "handshakes");
+        return None;
+    }
     let waiting = shared.pending.wait();
     let accepting = TlsAcceptor::from(config).accept(Prefixed::new(hello.bytes, socket));
     let accepted = tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{By, Change, ChangeError, DatabaseError, Entry, SILENCE, State, signed, unsigned};
 
@@ -134,6 +134,13 @@ pub(crate) fn check(access: &api::Access) -> Result<(), String> {
             .is_ok_and(|print| print.to_string() == text)
     })?;
     entries("cidrs", &access.cidrs, is_network)?;
+    for (index, text) in access.cidrs.iter().enumerate() {
+        if let Some(meant) = mapped(text) {
+            return Err(format!(
+                "cidrs[{index}]: {text} matches nobody, since a caller over IPv4 counts by its IPv4 address: write {meant}"
+            ));
+        }
+    }
     let certificates = !access.client_ca_certificates.is_empty();
     for (name, list) in [("clients", &access.clients), ("denied", &access.denied)] {
         if !certificates && !list.is_empty() {
@@ -202,6 +209,15 @@ fn is_network(text: &str) -> bool {
         .is_ok_and(|network| network.trunc() == network)
 }
 
+/// The network of IPv4 that `text` writes as one of IPv6 (RFC 4291 section 2.5.5.2).
+fn mapped(text: &str) -> Option<Ipv4Net> {
+    let IpNet::V6(network) = text.parse().ok()? else {
+        return None;
+    };
+    let address = network.addr().to_ipv4_mapped()?;
+    Ipv4Net::new(address, network.prefix_len().checked_sub(96)?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use process::Clock;
@@ -228,9 +244,17 @@ mod tests {
             check(&access)
         };
         assert_eq!(with(&|_| ()), Ok(()));
-        let cases: [(Change<'_>, &str); 12] = [
+        let cases: [(Change<'_>, &str); 14] = [
             (&|a| a.cidrs.push("192.0.2.17/24".to_owned()), "cidrs[2]"),
             (&|a| a.cidrs.push("192.0.2.0/33".to_owned()), "cidrs[2]"),
+            (
+                &|a| a.cidrs.push("::ffff:127.0.0.0/104".to_owned()),
+                "cidrs[2]: ::ffff:127.0.0.0/104 matches nobody, since a caller over IPv4 counts by its IPv4 address: write 127.0.0.0/8",
+            ),
+            (
+                &|a| a.cidrs.push("::ffff:192.0.2.7/128".to_owned()),
+                "cidrs[2]: ::ffff:192.0.2.7/128 matches nobody, since a caller over IPv4 counts by its IPv4 address: write 192.0.2.7/32",
+            ),
             (
                 &|a| a.cidrs.push("192.0.2.0/24".to_owned()),
                 "cidrs[2]: is there twice",

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::any::AnyPoolOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, Connection, Executor};
 use thiserror::Error;
 
 use super::schema::{self, SchemaError};
-use super::{Seal, Settings, State};
+use super::{Seal, Settings, State, transport};
 
 /// Connections at once. Writers wait for each other anyway.
 const CONNECTIONS: u32 = 8;
@@ -39,6 +39,16 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// On another machine, where the server's certificate would not be checked.
+    #[error(
+        "PostgreSQL at {host} is on another machine, and its certificate would not be checked: sslmode is {mode}"
+    )]
+    Unprotected {
+        /// Where it is.
+        host: String,
+        /// `sslmode` as it is.
+        mode: &'static str,
+    },
     /// The database cannot be reached or opened.
     #[error("cannot open the database")]
     Connect(#[source] sqlx::Error),
@@ -55,14 +65,8 @@ impl State {
     ///
     /// [`OpenError`]; a schema that is newer than this program is refused and left as it is.
     pub async fn open(url: &str, seal: Seal, settings: Settings) -> Result<Self, OpenError> {
-        if !["sqlite:", "postgres:", "postgresql:"]
-            .iter()
-            .any(|scheme| url.starts_with(scheme))
-        {
-            return Err(OpenError::Url);
-        }
         sqlx::any::install_default_drivers();
-        let options: AnyConnectOptions = url.parse().map_err(OpenError::Connect)?;
+        let options = transport::options(url)?;
         if url.starts_with("sqlite:") && !url.contains(":memory:") {
             let file: SqliteConnectOptions = url.parse().map_err(OpenError::Connect)?;
             make_private(file.get_filename(), url.contains("mode=rwc"))?;
@@ -80,6 +84,15 @@ impl State {
             seal: Arc::new(seal),
             settings: Arc::new(settings),
         })
+    }
+
+    /// Whether [`open`](Self::open) would connect by `url` at all; nothing is opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn check_url(url: &str) -> Result<(), OpenError> {
+        transport::options(url).map(drop)
     }
 
     /// The URL of an `SQLite` file that is made when it is absent.

@@ -29,6 +29,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod token;
+mod transport;
 mod trust;
 mod tunnel;
 

@@ -1,8 +1,9 @@
 //! A `PostgreSQL` cluster of this test program's own: made in a temporary directory, on a loopback port
 //! that was free, by an unprivileged user, and gone when the program ends.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -65,6 +66,7 @@ fn start() -> Cluster {
         "{}",
         String::from_utf8_lossy(&made.stderr)
     );
+    certify(&directory, &data);
     // The port is free a moment before; another program may take it meanwhile.
     for _ in 0..5 {
         if let Some(cluster) = serve(&directory, &data) {
@@ -77,6 +79,30 @@ fn start() -> Cluster {
     );
 }
 
+/// The server's certificate where it looks for it, and the CA of it as `ca.pem` in `directory`.
+fn certify(directory: &Path, data: &Path) {
+    let now = process::Clock::wall(&process::SystemClock);
+    let profile = pki::AuthorityProfile::server("database CA");
+    let authority = pki::Authority::generate(&profile, now).unwrap();
+    let key = pki::PrivateKey::generate(pki::Algorithm::default()).unwrap();
+    let server = pki::ServerProfile {
+        extra_names: vec!["localhost".to_owned()],
+        ..pki::ServerProfile::new("database.test")
+    };
+    let pair = authority
+        .issue(&server, key, pki::Serial::random(), now)
+        .unwrap();
+    let ca = authority.certificate().to_pem();
+    std::fs::write(directory.join("ca.pem"), ca).unwrap();
+    std::fs::write(data.join("server.crt"), pair.chain_pem()).unwrap();
+    let file = data.join("server.key");
+    std::fs::write(&file, &*pair.key_pem()).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+}
+
 fn serve(directory: &Path, data: &Path) -> Option<Cluster> {
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -84,7 +110,7 @@ fn serve(directory: &Path, data: &Path) -> Option<Cluster> {
         .unwrap()
         .port();
     let script = r#"
-        "$1" -D "$2" -h 127.0.0.1 -p "$3" -k "$4" -F -c max_connections=300 >"$4/log" 2>&1 &
+        "$1" -D "$2" -h 127.0.0.1 -p "$3" -k "$4" -F -c max_connections=300 -c ssl=on >"$4/log" 2>&1 &
         server=$!
         read -r _
         kill -INT "$server"

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use process::Tasks;
 use serde_json::{Value, json};
 
 use crate::assertion::{KeyStore, Refusal, Verified, system_resolver, verify};
@@ -12,7 +13,11 @@ use crate::tests::clock::{START, StandingClock};
 use crate::tests::issuer::{Signer, claims, issuer, rule};
 
 async fn check(text: &str, issuer: &Issuer, now: u64) -> Result<Verified, Refusal> {
-    let keys = KeyStore::new(system_resolver(), Arc::new(StandingClock::new()));
+    let keys = KeyStore::new(
+        system_resolver(),
+        Arc::new(StandingClock::new()),
+        Tasks::new(),
+    );
     verify(text, &rule("fdis_1"), issuer, &keys, now).await
 }
 

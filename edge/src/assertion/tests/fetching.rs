@@ -3,10 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use futures_util::FutureExt;
+use process::Tasks;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::assertion::{KeyStore, Refusal, Resolver, system_resolver, verify};
@@ -101,7 +105,7 @@ impl World {
         issuer.allowed_networks = vec!["127.0.0.0/8".parse().unwrap()];
         Self {
             issuer,
-            keys: KeyStore::new(resolver, clock.clone()),
+            keys: KeyStore::new(resolver, clock.clone(), Tasks::new()),
             clock,
         }
     }
@@ -144,7 +148,193 @@ async fn discovery_leads_to_the_keys_and_they_are_kept_for_five_minutes() {
     assert_eq!(server.asked(), 2);
     world.clock.advance(1);
     world.check(&signer, "a").await.unwrap();
-    assert_eq!(server.asked(), 4);
+    soon("the keys anew", || server.asked() == 4).await;
+}
+
+/// Waits until what goes on beside an answer has come so far.
+async fn soon(what: &str, is: impl Fn() -> bool) {
+    let waiting = async {
+        while !is() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    assert!(waited.is_ok(), "{what} did not happen");
+}
+
+/// An issuer that answers at once with the first of two key sets, and holds every later request until it
+/// is let go; then it answers with the second.
+struct Holding {
+    url: String,
+    held: Arc<AtomicUsize>,
+    go: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Holding {
+    async fn start(first: Value, second: Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (held, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (count, gone) = (held.clone(), go.clone());
+        #[allow(clippy::disallowed_methods, reason = "the test aborts it")]
+        let task = tokio::spawn(async move {
+            let mut set = first;
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                if set == second {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    gone.notified().await;
+                }
+                let _ = stream.write_all(ok(&set).as_bytes()).await;
+                set = second.clone();
+            }
+        });
+        Self {
+            url,
+            held,
+            go,
+            task,
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    fn let_go(&self) {
+        self.go.notify_one();
+    }
+
+    fn world(&self) -> World {
+        let source = KeySource::ExplicitUrl {
+            url: self.url.clone(),
+        };
+        World::new("https://issuer.test", source, system_resolver())
+    }
+}
+
+#[tokio::test]
+async fn a_made_up_kid_delays_nobody_whose_key_is_known() {
+    let (known, next) = (Signer::p256(), Signer::p256());
+    let sets = [&known, &next].map(|signer| json!({"keys": [signer.jwk("k")]}));
+    let [first, second] = sets;
+    let issuer = Holding::start(first, second).await;
+    let world = issuer.world();
+    world.check(&known, "k").await.unwrap();
+    world.clock.advance(15);
+    let mut forged = std::pin::pin!(world.check(&next, "made-up"));
+    tokio::select! {
+        _ = &mut forged => panic!("nobody has answered yet"),
+        () = soon("the request", || issuer.held() == 1) => {}
+    }
+    for _ in 0..10 {
+        tokio::select! {
+            biased;
+            checked = world.check(&known, "k") => checked.unwrap(),
+            _ = &mut forged => panic!("the valid one waited for the fetch of the forged one"),
+        }
+    }
+    assert!(forged.as_mut().now_or_never().is_none(), "it waits");
+    issuer.let_go();
+    assert!(matches!(forged.await, Err(Refusal::UnknownKid { .. })));
+    // The fetch was alive all that time: nothing else has asked.
+    world.check(&next, "k").await.unwrap();
+    assert_eq!(issuer.held(), 1);
+}
+
+#[tokio::test]
+async fn keys_of_five_minutes_serve_while_those_that_follow_hang() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let first = json!({"keys": [old.jwk("old")]});
+    let second = json!({"keys": [new.jwk("new")]});
+    let issuer = Holding::start(first, second).await;
+    let world = issuer.world();
+    world.check(&old, "old").await.unwrap();
+    world.clock.advance(300);
+    for _ in 0..10 {
+        world.check(&old, "old").await.unwrap();
+    }
+    soon("the request", || issuer.held() == 1).await;
+    world.check(&old, "old").await.unwrap();
+    issuer.let_go();
+    // Only what was held until now can bring it: no other request is made so soon.
+    world.check(&new, "new").await.unwrap();
+    assert_eq!(issuer.held(), 1);
+    assert!(world.check(&old, "old").await.is_err(), "it was withdrawn");
+}
+
+#[tokio::test]
+async fn a_key_that_was_withdrawn_while_nobody_used_it_does_not_serve_once_more() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let first = json!({"keys": [old.jwk("old")]});
+    let second = json!({"keys": [new.jwk("new")]});
+    let issuer = Holding::start(first, second).await;
+    let world = issuer.world();
+    world.check(&old, "old").await.unwrap();
+    world.clock.advance(600);
+    issuer.let_go();
+    assert!(matches!(
+        world.check(&old, "old").await,
+        Err(Refusal::UnknownKid { .. })
+    ));
+}
+
+#[tokio::test]
+async fn an_issuer_that_failed_once_delays_nobody_whose_key_is_less_than_a_day_old() {
+    let signer = Signer::p256();
+    let (failing, set) = (
+        Arc::new(AtomicUsize::new(0)),
+        json!({"keys": [signer.jwk("a")]}),
+    );
+    let fails = failing.clone();
+    let server = Server::start(move |_, _| match fails.load(Ordering::SeqCst) {
+        0 => ok(&set),
+        _ => "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_owned(),
+    })
+    .await;
+    let source = KeySource::ExplicitUrl { url: server.url() };
+    let world = World::new("https://issuer.test", source, system_resolver());
+    world.check(&signer, "a").await.unwrap();
+    failing.store(1, Ordering::SeqCst);
+    world.clock.advance(3600);
+    world.check(&signer, "a").await.unwrap();
+    world.clock.advance(3600);
+    // It is not even asked before that is answered.
+    let checked = world.check(&signer, "a").now_or_never();
+    checked.expect("nothing to wait for").unwrap();
+    soon("the next try", || server.asked() == 3).await;
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_does_not_take_the_fetch_with_him() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let first = json!({"keys": [old.jwk("old")]});
+    let second = json!({"keys": [new.jwk("new")]});
+    let issuer = Holding::start(first, second).await;
+    let world = issuer.world();
+    world.check(&old, "old").await.unwrap();
+    world.clock.advance(15);
+    {
+        let leaving = std::pin::pin!(world.check(&old, "made-up"));
+        tokio::select! {
+            _ = leaving => panic!("nobody has answered yet"),
+            () = soon("the request", || issuer.held() == 1) => {}
+        }
+    }
+    issuer.let_go();
+    world.check(&new, "new").await.unwrap();
+    assert_eq!(issuer.held(), 1);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use process::Tasks;
 use serde_json::{Value, json};
 
 use crate::assertion::{KeyStore, Refusal, Verified, system_resolver, verify};
@@ -38,7 +39,11 @@ impl Shape {
         let text = self
             .signer
             .sign_text(&self.header.to_string(), &self.claims.to_string());
-        let keys = KeyStore::new(system_resolver(), Arc::new(StandingClock::new()));
+        let keys = KeyStore::new(
+            system_resolver(),
+            Arc::new(StandingClock::new()),
+            Tasks::new(),
+        );
         verify(&text, &self.rule, &self.issuer, &keys, START).await
     }
 }

@@ -80,6 +80,7 @@ impl Served {
             edge_ca_certificates: Arc::new(|| vec!["PEM".to_owned()]),
             organization: Some("0d9e9b52-8f0e-4c6e-9a55-7f4b6e1c2a10".to_owned()),
             rates,
+            tasks: Tasks::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut served = Self {

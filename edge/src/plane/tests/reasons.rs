@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use process::Tasks;
 use serde_json::{Value, json};
 
 use super::http_client::Served;
@@ -208,7 +209,7 @@ async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(on: Stage) 
     };
     let (rule, issuer) = strict(&served, &table).await;
     served.rule = rule.clone();
-    let keys = KeyStore::new(system_resolver(), served.stage.clock.clone());
+    let keys = KeyStore::new(system_resolver(), served.stage.clock.clone(), Tasks::new());
     let mut seen = BTreeSet::new();
     for (assertion, reason) in table.cases() {
         let answer = served.buy(&assertion).await;

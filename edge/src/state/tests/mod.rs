@@ -3,3 +3,4 @@
 mod backup;
 mod changes;
 mod several;
+mod transport;
