@@ -188,9 +188,9 @@ impl Holding {
             let mut set = first;
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.unwrap());
                 }
                 if set == second {
                     count.fetch_add(1, Ordering::SeqCst);

@@ -45,9 +45,9 @@ async fn a_checked_certificate_is_required_and_enough() {
     let ca = ca(&stage.state).await;
     let checked = format!("?sslmode=verify-full&sslrootcert={ca}");
     let named = stage.url.replace("127.0.0.1", "localhost");
-    let state = open(&format!("{named}{checked}")).await.unwrap();
-    assert!(encrypted(&state).await);
-    state.close().await;
+    let opened = open(&format!("{named}{checked}")).await.unwrap();
+    assert!(encrypted(&opened).await);
+    opened.close().await;
 
     let directory = tempfile::tempdir().unwrap();
     let profile = pki::AuthorityProfile::server("another CA");
