@@ -167,6 +167,7 @@ async fn check_prints_every_limit_and_every_file() {
             "stall_timeout_seconds": 30.0,
             "pending": 4096,
             "sockets": 200_000,
+            "handshakes_per_minute": 12_000,
         })
     );
 }
