@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use process::Clock;
+use process::{Chain, Clock};
 use thiserror::Error;
 
 use crate::{ExchangeError, Federation, FetchError, Fetcher, Minted, Secret, exchange};
@@ -121,7 +121,7 @@ impl Tokens {
                     return Ok(minted);
                 }
                 return Ok(self.buy().await.unwrap_or_else(|error| {
-                    tracing::warn!(error = chain(&error), "access token not renewed yet");
+                    tracing::warn!(error = %Chain(&error), "access token not renewed yet");
                     minted
                 }));
             }
@@ -213,17 +213,6 @@ fn age(life: Duration, passed: Duration) -> Age {
     } else {
         Age::Over
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

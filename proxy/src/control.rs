@@ -10,13 +10,12 @@ use std::io;
 use std::time::Duration;
 
 use control::FrameError;
-use process::{Failure, Tasks};
+use process::{Chain, Failure, Tasks};
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::carrier::Up;
-use crate::chain::Chain;
 use crate::config::ControlSource;
 use crate::credential::Credentials;
 use crate::forward::Forwarder;

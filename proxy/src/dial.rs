@@ -19,12 +19,11 @@ mod turns;
 use std::sync::Arc;
 use std::time::Duration;
 
-use process::{Failure, Tasks};
+use process::{Chain, Failure, Tasks};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::carrier::Door;
-use crate::chain::Chain;
 use crate::config::{EdgeCarrier, ForwardProxy};
 use crate::watched::Watch;
 

@@ -5,7 +5,6 @@
 
 mod alert;
 pub mod carrier;
-mod chain;
 pub mod config;
 mod connection;
 mod control;

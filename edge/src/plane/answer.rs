@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
+use process::Chain;
 use serde::Serialize;
 
 use crate::state::{ChangeError, DatabaseError};
@@ -167,7 +168,7 @@ impl Failed {
 
 impl From<DatabaseError> for Failed {
     fn from(error: DatabaseError) -> Self {
-        tracing::error!(error = chain(&error), "the database failed");
+        tracing::error!(error = %Chain(&error), "the database failed");
         Self::unavailable()
     }
 }
@@ -189,18 +190,6 @@ impl From<ChangeError> for Failed {
             ChangeError::Database(error) => error.into(),
         }
     }
-}
-
-/// An error with everything behind it, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// Whatever version is meant is served in the same shapes: the SDKs of 2026 name a newer one than the

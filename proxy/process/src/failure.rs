@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::Chain;
+
 /// Exit codes after BSD `sysexits.h`; 0 is done. 1 is never used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -53,14 +55,7 @@ impl Failure {
     /// Adds the error behind it, with its whole chain.
     #[must_use]
     pub fn caused_by(self, error: &dyn Error) -> Self {
-        let mut chain = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            chain.push_str(": ");
-            chain.push_str(&error.to_string());
-            source = error.source();
-        }
-        self.cause(chain)
+        self.cause(Chain(error).to_string())
     }
 
     /// Adds the likely cause.

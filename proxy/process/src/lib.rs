@@ -5,6 +5,7 @@
 //! [`Clock`] is the only reader of time. This crate is linked by the proxy and therefore lean.
 
 pub mod base64;
+mod chain;
 mod clock;
 mod failure;
 mod firewall;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+pub use chain::Chain;
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use failure::{Exit, Failure};
 pub use firewall::Firewall;

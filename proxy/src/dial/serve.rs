@@ -12,7 +12,7 @@ use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use process::Tasks;
+use process::{Chain, Tasks};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,6 @@ use super::stalling::Stalling;
 use super::stream::Tunnelled;
 use super::turns::Turns;
 use crate::carrier::{Arrival, Door, Leaving, Stream};
-use crate::chain::Chain;
 use crate::config::EdgeCarrier;
 
 /// HTTP/2: what waits to be sent, for each stream.

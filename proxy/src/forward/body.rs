@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use process::Chain;
 use thiserror::Error;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 
 use super::Caller;
 use super::events::{COMMENT, Position, Silence};
-use crate::chain::Chain;
 use crate::upstream::{Link, Upstream};
 
 /// An event stream that is told to end may finish its open event for this long.

@@ -14,13 +14,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, response
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use process::Chain;
 
 use super::answer::ForwardError;
 use super::call::Call;
 use super::headers::{introduce, join_cookies, strip_request, strip_response};
 use super::table::Entry;
 use super::{Body, Caller, Shared};
-use crate::chain::Chain;
 use crate::route;
 use crate::upstream::{ConnectError, Upload};
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use process::Chain;
 use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 
 use super::Caller;
-use crate::chain::Chain;
 use crate::upstream::Parts;
 
 /// Each direction; the size at which larger ones stop paying.

@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::fmt;
 
-/// Prints an error and its sources on one line, for the log.
-pub(crate) struct Chain<'e>(pub(crate) &'e dyn Error);
+/// Prints an error and its sources on one line, for a log or a cause.
+#[derive(Debug)]
+pub struct Chain<'e>(pub &'e dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
