@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::network::{Namespace, Network};
-use super::stand::{EDGE, TUNNEL, front};
+use super::stand::{EDGE, TUNNEL, credentials};
 use crate::real::installed;
 use crate::rig::{DOMAIN, HOST, Issuer, LIMIT, until, until_for};
 
@@ -248,18 +248,8 @@ impl World {
 
 /// What all programs are told.
 fn files(folder: &Path) {
-    front(folder);
-    let issuer = Issuer::new();
+    credentials(folder, &Issuer::new());
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
-    write("client-ca.pem", &issuer.client_ca_pem());
-    write("tunnel-ca.pem", &issuer.ca_pem());
-    let (certificate, key) = issuer.client("agent.example");
-    write("agent.crt", &certificate);
-    write("agent.key", &key);
-    let pair = issuer.pair();
-    write("leaf.crt", &pair.chain_pem());
-    write("leaf.key", &pair.key_pem());
-    write("secret", "secret-a\n");
     let text = "x".repeat(50_000);
     write(
         "call.json",

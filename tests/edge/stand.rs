@@ -206,25 +206,14 @@ impl Stand {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::new();
-        front(folder.path());
-        let write =
-            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write("client-ca.pem", &issuer.client_ca_pem());
-        write("tunnel-ca.pem", &issuer.ca_pem());
-        let (certificate, key) = issuer.client("agent.example");
-        write("agent.crt", &certificate);
-        write("agent.key", &key);
-        let pair = issuer.pair();
-        write("leaf.crt", &pair.chain_pem());
-        write("leaf.key", &pair.key_pem());
-        write("secret", "secret-a\n");
+        credentials(folder.path(), &issuer);
         let at = folder.path().display();
         let config = format!(
             "log_level: info\nlisten_addr: {address}\nname: {EDGE}\nhealth: {{listen_addr: '{health}'}}\n\
              certificate: {{cert_file: {at}/front.crt, key_file: {at}/front.key}}\n\
              tunnels_file: {at}/tunnels.yaml\n{more}"
         );
-        write("edge.yaml", &config);
+        std::fs::write(folder.path().join("edge.yaml"), &config).unwrap();
         tell(folder.path(), &Tunnel::open_to(access));
         let edge = edge(folder.path(), health).await;
         Self {
@@ -386,6 +375,21 @@ async fn edge(folder: &Path, health: SocketAddr) -> Program {
     let config = folder.join("edge.yaml");
     let words = ["serve", "--config", config.to_str().unwrap()];
     Program::start(&program, &words, health, folder.join("edge.log")).await
+}
+
+/// What edge, proxy and agent read: their certificates and keys, CAs, and the secret.
+pub(super) fn credentials(folder: &Path, issuer: &Issuer) {
+    front(folder);
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    write("client-ca.pem", &issuer.client_ca_pem());
+    write("tunnel-ca.pem", &issuer.ca_pem());
+    let (certificate, key) = issuer.client("agent.example");
+    write("agent.crt", &certificate);
+    write("agent.key", &key);
+    let pair = issuer.pair();
+    write("leaf.crt", &pair.chain_pem());
+    write("leaf.key", &pair.key_pem());
+    write("secret", "secret-a\n");
 }
 
 /// The edge's own CA and certificate.
