@@ -9,7 +9,6 @@ pub mod agent;
 pub mod asn;
 pub mod assertion;
 pub mod backed;
-mod base64url;
 mod buckets;
 pub mod ca_files;
 pub mod command;

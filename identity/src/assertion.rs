@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
+use process::base64::decode_url;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -78,7 +79,7 @@ impl Assertion {
             }
             _ => return Err(AssertionError::Malformed("it has not three parts")),
         };
-        if signature.is_empty() || decode(signature).is_none() {
+        if signature.is_empty() || decode_url(signature).is_none() {
             return Err(AssertionError::Malformed(
                 "its signature is missing or not base64url",
             ));
@@ -197,38 +198,7 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 }
 
 fn object(part: &str) -> Option<Map<String, Value>> {
-    serde_json::from_slice(&decode(part)?).ok()
-}
-
-/// Base64url without padding (RFC 4648 §5).
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut octets = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for group in text.as_bytes().chunks(4) {
-        let mut bits: u32 = 0;
-        for byte in group {
-            bits = bits << 6 | sextet(*byte)?;
-        }
-        let kept = match group.len() {
-            4 => 3,
-            3 => 2,
-            2 => 1,
-            _ => return None,
-        };
-        let aligned = bits << (8 + 6 * (4 - group.len()));
-        octets.extend_from_slice(aligned.to_be_bytes().get(..kept)?);
-    }
-    Some(octets)
-}
-
-fn sextet(byte: u8) -> Option<u32> {
-    Some(u32::from(match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'-' => 62,
-        b'_' => 63,
-        _ => return None,
-    }))
+    serde_json::from_slice(&decode_url(part)?).ok()
 }
 
 #[cfg(test)]

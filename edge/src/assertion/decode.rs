@@ -1,10 +1,10 @@
 //! From text to header and claims, and whether a key made the signature.
 
+use process::base64;
 use serde_json::{Map, Value};
 
 use super::refusal::shown;
 use super::{Algorithm, Key, LONGEST, Refusal, strict};
-use crate::base64url;
 
 /// A JWT that has the right form. Nothing in it is believed yet.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub fn decode(text: &str, types: &[String]) -> Result<Decoded, Refusal> {
         algorithm,
         kid: kid.to_owned(),
         claims: part("claims", claims)?,
-        signature: base64url::decode(signature).ok_or(Refusal::Encoding("signature"))?,
+        signature: base64::decode_url(signature).ok_or(Refusal::Encoding("signature"))?,
         header,
         signed,
     })
@@ -72,7 +72,7 @@ impl Decoded {
 }
 
 fn part(name: &'static str, text: &str) -> Result<Map<String, Value>, Refusal> {
-    let octets = base64url::decode(text).ok_or(Refusal::Encoding(name))?;
+    let octets = base64::decode_url(text).ok_or(Refusal::Encoding(name))?;
     strict::object(&octets).map_err(|why| Refusal::Json { part: name, why })
 }
 

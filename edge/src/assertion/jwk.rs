@@ -7,9 +7,8 @@ use aws_lc_rs::signature::{
     RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
     RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
+use process::base64;
 use serde_json::Value;
-
-use crate::base64url;
 
 /// Most keys that are looked at in one set.
 const MOST: usize = 64;
@@ -170,7 +169,7 @@ impl Key {
     /// Reads a JWK; `None` if it cannot be used to check signatures, or is too weak or too large.
     pub fn read(jwk: &Value) -> Option<Self> {
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-        let octets = |name: &str| text(name).and_then(base64url::decode);
+        let octets = |name: &str| text(name).and_then(base64::decode_url);
         let used = jwk.get("use").is_none_or(|used| used == "sig");
         let operations = jwk.get("key_ops").is_none_or(|operations| {
             let list = operations.as_array();
@@ -245,18 +244,18 @@ impl Key {
         let text = match &self.material {
             Material::Rsa { n, e } => format!(
                 r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
-                base64url::encode(e),
-                base64url::encode(n)
+                base64::encode_url(e),
+                base64::encode_url(n)
             ),
             Material::Elliptic { curve, x, y } => format!(
                 r#"{{"crv":"{}","kty":"EC","x":"{}","y":"{}"}}"#,
                 curve.name(),
-                base64url::encode(x),
-                base64url::encode(y)
+                base64::encode_url(x),
+                base64::encode_url(y)
             ),
         };
         let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        base64url::encode(digest.as_ref())
+        base64::encode_url(digest.as_ref())
     }
 }
 

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
+use process::base64;
 use serde_json::{Map, Value};
 
 use super::answer::{Failed, Good};
 use super::{Call, body};
 use crate::assertion::{Algorithm, Key, object};
-use crate::base64url;
 use crate::state::CheckedBundle;
 
 /// Longest bundle, bytes.
@@ -65,7 +65,8 @@ fn check(jws: &str, tunnel: &str, sequence: u64) -> Result<CheckedBundle, String
     };
     let signed = format!("{header}.{payload}");
     let (header, payload) = (part("header", header)?, part("payload", payload)?);
-    let signature = base64url::decode(signature).ok_or("bundle: the signature is not base64url")?;
+    let signature =
+        base64::decode_url(signature).ok_or("bundle: the signature is not base64url")?;
     let plain = header
         .keys()
         .all(|name| ["alg", "typ", "jwk"].contains(&name.as_str()));
@@ -89,7 +90,7 @@ fn check(jws: &str, tunnel: &str, sequence: u64) -> Result<CheckedBundle, String
         return Err("bundle: tunnel and sequence must be those of the path".to_owned());
     }
     let next = payload.get("next_key_thumbprint").map(|next| {
-        let digest = next.as_str().and_then(base64url::decode);
+        let digest = next.as_str().and_then(base64::decode_url);
         let text = digest
             .is_some_and(|digest| digest.len() == 32)
             .then(|| next.as_str());
@@ -106,7 +107,7 @@ fn check(jws: &str, tunnel: &str, sequence: u64) -> Result<CheckedBundle, String
 }
 
 fn part(name: &str, text: &str) -> Result<Map<String, Value>, String> {
-    let octets = base64url::decode(text);
+    let octets = base64::decode_url(text);
     let octets = octets.ok_or_else(|| format!("bundle: the {name} is not base64url"))?;
     object(&octets).map_err(|why| format!("bundle: the {name} is not one JSON object: {why}"))
 }

@@ -1,8 +1,9 @@
 //! Pages: what is asked for, and the cursor to the next one.
 
+use process::base64;
+
 use super::answer::{Failed, Good};
 use super::route::Route;
-use crate::base64url;
 use crate::state::{Listed, Page};
 
 /// The page that a request asks for.
@@ -40,11 +41,11 @@ pub(super) fn page(route: &Route) -> Result<Page, Failed> {
 /// The page as it is answered.
 pub(super) fn answer<T: serde::Serialize>((data, next): Listed<T>) -> Good {
     let next_page =
-        next.map(|position| format!("page_{}", base64url::encode(&position.to_be_bytes())));
+        next.map(|position| format!("page_{}", base64::encode_url(&position.to_be_bytes())));
     Good::json(&api::List { data, next_page })
 }
 
 fn read(cursor: &str) -> Option<u64> {
-    let octets = base64url::decode(cursor.strip_prefix("page_")?)?;
+    let octets = base64::decode_url(cursor.strip_prefix("page_")?)?;
     octets.try_into().ok().map(u64::from_be_bytes)
 }

@@ -3,6 +3,7 @@
 //! The key file is made at the first start, beside the database and never in it, so that a copy of the
 //! database alone opens nothing. What is sealed is bound to the id of the row it stands in.
 
+use process::base64;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,8 +12,6 @@ use std::path::Path;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
-
-use crate::base64url;
 
 const KEY: usize = 32;
 
@@ -70,12 +69,12 @@ impl Seal {
             .seal_in_place_append_tag(Aad::from(of.as_bytes()), &mut *sealed)
             .expect("values are far below the 64 GiB of AES-GCM");
         let text = [nonce.as_ref(), sealed.as_slice()].concat();
-        base64url::encode(&text)
+        base64::encode_url(&text)
     }
 
     /// Opens what was sealed for the row `of`.
     pub(super) fn unseal(&self, of: &str, sealed: &str) -> Result<Zeroizing<String>, SealError> {
-        let octets = base64url::decode(sealed).ok_or(SealError::Closed)?;
+        let octets = base64::decode_url(sealed).ok_or(SealError::Closed)?;
         let (nonce, rest) = octets
             .split_at_checked(NONCE_LEN)
             .ok_or(SealError::Closed)?;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::{digest, rand};
+use process::base64;
 use zeroize::Zeroizing;
 
 use super::idempotency::Earlier;
@@ -10,7 +11,6 @@ use super::{
     By, Change, ChangeError, DatabaseError, Entry, Identifier, Outcome, State, random_identifier,
     signed, timestamp,
 };
-use crate::base64url;
 
 /// The longest time for which an old token may go on: seven days.
 pub const LONGEST_OVERLAP: u64 = 604_800;
@@ -36,7 +36,7 @@ impl Value {
     pub(super) fn random(prefix: &str) -> Self {
         let mut octets = Zeroizing::new([0; 32]);
         rand::fill(&mut *octets).expect("AWS-LC aborts when it has no randomness");
-        let text = Zeroizing::new(base64url::encode(&*octets));
+        let text = Zeroizing::new(base64::encode_url(&*octets));
         Self(Zeroizing::new([prefix, &text].concat()))
     }
 

@@ -7,10 +7,10 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
     RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
 };
+use process::base64;
 use serde_json::{Value, json};
 
 use super::clock::START;
-use crate::base64url;
 use crate::state::{Issuer, KeySource, Matcher, Rule, Scope, WithoutJti};
 
 pub(crate) const URL: &str = "https://issuer.test";
@@ -42,7 +42,7 @@ impl Signer {
             Self::Rsa(key) => {
                 let (n, e) = self.modulus_and_exponent(key);
                 json!({"kty": "RSA", "kid": kid, "use": "sig",
-                       "n": base64url::encode(&n), "e": base64url::encode(&e)})
+                       "n": base64::encode_url(&n), "e": base64::encode_url(&e)})
             }
         }
     }
@@ -120,11 +120,11 @@ impl Signer {
     pub(crate) fn sign_text(&self, header: &str, claims: &str) -> String {
         let signed = format!(
             "{}.{}",
-            base64url::encode(header.as_bytes()),
-            base64url::encode(claims.as_bytes())
+            base64::encode_url(header.as_bytes()),
+            base64::encode_url(claims.as_bytes())
         );
         let signature = self.signature(signed.as_bytes());
-        format!("{signed}.{}", base64url::encode(&signature))
+        format!("{signed}.{}", base64::encode_url(&signature))
     }
 
     pub(crate) fn sign(&self, kid: &str, claims: &Value) -> String {
@@ -137,7 +137,7 @@ fn elliptic(key: &EcdsaKeyPair, kid: &str, curve: &str) -> Value {
     let point = &key.public_key().as_ref()[1..];
     let (x, y) = point.split_at(point.len() / 2);
     json!({"kty": "EC", "crv": curve, "kid": kid, "use": "sig",
-           "x": base64url::encode(x), "y": base64url::encode(y)})
+           "x": base64::encode_url(x), "y": base64::encode_url(y)})
 }
 
 /// Claims that the rule of [`rule`] takes at [`START`].

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use process::Tasks;
+use process::{Tasks, base64};
 use serde_json::{Value, json};
 
 use crate::assertion::{KeyStore, Refusal, Verified, system_resolver, verify};
-use crate::base64url;
 use crate::state::{Issuer, KeySource};
 use crate::tests::clock::{START, StandingClock};
 use crate::tests::issuer::{Signer, claims, issuer, rule};
@@ -45,12 +44,12 @@ async fn a_token_as_it_should_be_is_taken_under_each_algorithm() {
     }
     let signed = format!(
         "{}.{}",
-        base64url::encode(br#"{"alg":"PS256","kid":"c"}"#),
-        base64url::encode(claims().to_string().as_bytes())
+        base64::encode_url(br#"{"alg":"PS256","kid":"c"}"#),
+        base64::encode_url(claims().to_string().as_bytes())
     );
     let pss = format!(
         "{signed}.{}",
-        base64url::encode(&rsa.pss(signed.as_bytes()))
+        base64::encode_url(&rsa.pss(signed.as_bytes()))
     );
     check(&pss, &issuer, START).await.unwrap();
 }
@@ -128,19 +127,19 @@ async fn no_header_makes_a_token_easier_to_sign() {
 async fn the_public_key_is_no_hmac_key_and_no_signature_is_none() {
     let rsa = Signer::rsa();
     let issuer = issuer(vec![rsa.jwk("a")]);
-    let payload = base64url::encode(claims().to_string().as_bytes());
-    let header = base64url::encode(br#"{"alg":"HS256","kid":"a"}"#);
+    let payload = base64::encode_url(claims().to_string().as_bytes());
+    let header = base64::encode_url(br#"{"alg":"HS256","kid":"a"}"#);
     let signed = format!("{header}.{payload}");
     let key = hmac::Key::new(hmac::HMAC_SHA256, &rsa.public_pem());
-    let tag = base64url::encode(hmac::sign(&key, signed.as_bytes()).as_ref());
-    let header = base64url::encode(br#"{"alg":"RS256","kid":"a"}"#);
+    let tag = base64::encode_url(hmac::sign(&key, signed.as_bytes()).as_ref());
+    let header = base64::encode_url(br#"{"alg":"RS256","kid":"a"}"#);
     for text in [
         format!("{signed}.{tag}"),
         format!("{header}.{payload}.{tag}"),
         format!("{header}.{payload}."),
         format!(
             "{}.{payload}.",
-            base64url::encode(br#"{"alg":"none","kid":"a"}"#)
+            base64::encode_url(br#"{"alg":"none","kid":"a"}"#)
         ),
     ] {
         assert!(check(&text, &issuer, START).await.is_err(), "{text}");
@@ -161,7 +160,7 @@ async fn a_changed_token_is_refused_wherever_it_is_changed() {
     }
     // ECDSA: r = s = 0 verifies under a broken verifier (CVE-2022-21449).
     let (unsigned, _) = good.rsplit_once('.').unwrap();
-    let zeros = format!("{unsigned}.{}", base64url::encode(&[0; 64]));
+    let zeros = format!("{unsigned}.{}", base64::encode_url(&[0; 64]));
     assert!(check(&zeros, &issuer, START).await.is_err());
 }
 
@@ -300,7 +299,7 @@ async fn keys_that_cannot_be_trusted_are_no_keys() {
         key[name] = value;
         key
     };
-    let short = base64url::encode(&[0xff; 128]);
+    let short = base64::encode_url(&[0xff; 128]);
     for bad in [
         changed(&good, "use", "enc".into()),
         changed(&good, "key_ops", json!(["sign"])),
@@ -316,8 +315,8 @@ async fn keys_that_cannot_be_trusted_are_no_keys() {
         changed(&rsa, "e", "AQ".into()),
         changed(&rsa, "e", "Aw".into()),
         changed(&rsa, "e", "AQAA".into()),
-        changed(&rsa, "e", base64url::encode(&[0xff; 9]).into()),
-        changed(&rsa, "n", base64url::encode(&[0xff; 1025]).into()),
+        changed(&rsa, "e", base64::encode_url(&[0xff; 9]).into()),
+        changed(&rsa, "n", base64::encode_url(&[0xff; 1025]).into()),
         json!("x"),
     ] {
         // It does not end the good ones beside it either.
@@ -337,7 +336,7 @@ async fn keys_that_cannot_be_trusted_are_no_keys() {
             "{bad}"
         );
     }
-    let point = changed(&good, "y", base64url::encode(&[1; 32]).into());
+    let point = changed(&good, "y", base64::encode_url(&[1; 32]).into());
     let refusal = check(&token, &issuer(vec![point]), START)
         .await
         .unwrap_err();

@@ -1,11 +1,11 @@
 //! Trust bundles: kept in the order of their numbers, signed by the keys that were named.
 
 use http::Method;
+use process::base64;
 use serde_json::{Value, json};
 
 use super::http_client::Served;
 use super::objects::tunnel;
-use crate::base64url;
 use crate::tests::issuer::Signer;
 use crate::tests::on_both;
 use crate::tests::stage::Stage;
@@ -91,7 +91,7 @@ async fn bundles_are_kept_in_order_and_by_their_keys(stage: Stage) {
             &new,
             &json!({"tunnel": id, "sequence": 7, "next_key_thumbprint": "\0"}),
         ),
-        bundle(&new, &plain(7)).replacen('.', &format!("{}.", base64url::encode(b" ")), 1),
+        bundle(&new, &plain(7)).replacen('.', &format!("{}.", base64::encode_url(b" ")), 1),
     ] {
         assert_eq!(put(7, &bad).await, 400, "{bad}");
     }

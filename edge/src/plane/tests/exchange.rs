@@ -1,10 +1,10 @@
 //! Token exchange over HTTP: what is named, what is opaque, what is written down.
 
 use http::Method;
+use process::base64;
 use serde_json::{Value, json};
 
 use super::http_client::{Answer, Served};
-use crate::base64url;
 use crate::plane::Rates;
 use crate::plane::limit::Rate;
 use crate::state::{Issuer, Rule, WithoutJti};
@@ -212,14 +212,14 @@ fn other_signature(token: &str) -> String {
         0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
     ];
     let (signed, signature) = token.rsplit_once('.').unwrap();
-    let mut signature = base64url::decode(signature).unwrap();
+    let mut signature = base64::decode_url(signature).unwrap();
     let mut borrow = 0;
     for (s, n) in signature[32..].iter_mut().zip(ORDER).rev() {
         let left = i16::from(n) - i16::from(*s) - borrow;
         borrow = i16::from(left < 0);
         *s = u8::try_from(left.rem_euclid(256)).unwrap();
     }
-    format!("{signed}.{}", base64url::encode(&signature))
+    format!("{signed}.{}", base64::encode_url(&signature))
 }
 
 async fn a_token_without_jti_is_good_as_often_as_its_issuer_says(stage: Stage) {
