@@ -1,8 +1,8 @@
 //! HTTP on a connection whose inner TLS is complete, until somebody wants it to end.
 
+mod denial;
 mod tracked;
 
-use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,18 +18,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use process::Tasks;
 use rustls::pki_types::CertificateDer;
-use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::carrier::{Leaving, Stream};
 use crate::config::Limits;
-use crate::credential::{Established, Why, fingerprint};
+use crate::credential::{Established, Why};
 use crate::forward::{Caller, Forwarder};
 use crate::telemetry::{Pace, Telemetry};
 
+use denial::{Denials, Denied, Shown};
 use tracked::Tracked;
 
 /// What is cut has this long to leave: an event stream ends with a clean terminator.
@@ -105,12 +105,6 @@ impl Connections {
         established: Established,
         origin: Origin,
     ) {
-        let Origin {
-            peer,
-            leaving,
-            retire,
-            patient,
-        } = origin;
         // The door looked before the handshake, and others may have come in since.
         let Some(_counted) = self.telemetry.connections.hold_below(self.limit) else {
             self.telemetry.refused.increment();
@@ -120,21 +114,12 @@ impl Connections {
         let http2 = session.alpn_protocol() == Some(b"h2");
         let client = session
             .peer_certificates()
-            .and_then(<[CertificateDer<'_>]>::first);
-        let client = client.map(|certificate| Shown::of(certificate));
-        let serving = &established.serving;
-        let caller = Arc::new(Caller {
-            tunnel: Arc::clone(&serving.tunnel.name),
-            tunnel_domain: serving.tunnel_domain.clone(),
-            peer,
-            generation: serving.generation,
-            client_certificate: client.as_ref().map(|shown| shown.fingerprint.clone()),
-            cut: CancellationToken::new(),
-        });
-        let (alive, gone) = oneshot::channel();
+            .and_then(<[CertificateDer<'_>]>::first)
+            .map(|certificate| Shown::of(certificate));
+        let caller = Arc::new(caller(&established, &origin, client.as_ref()));
         let denials = client.map(|client| Denials {
             client,
-            denied: serving.tunnel.denied.subscribe(),
+            denied: established.serving.tunnel.denied.subscribe(),
         });
         let asked = Arc::new(AtomicBool::new(false));
         let lease = Lease {
@@ -143,9 +128,7 @@ impl Connections {
             established,
             caller: Arc::clone(&caller),
             asked: Arc::clone(&asked),
-            leaving,
-            retire,
-            patient,
+            origin,
         };
         let forwarder = self.forwarder.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -162,6 +145,7 @@ impl Connections {
                 Ok(answer)
             }
         });
+        let (alive, gone) = oneshot::channel();
         let io = TokioIo::new(Tracked::new(stream, alive, !http2));
         if http2 {
             let connection = self.http2.serve_connection(io, service);
@@ -179,6 +163,19 @@ impl Connections {
     }
 }
 
+/// What every request of a connection has in common.
+fn caller(established: &Established, origin: &Origin, client: Option<&Shown>) -> Caller {
+    let serving = &established.serving;
+    Caller {
+        tunnel: Arc::clone(&serving.tunnel.name),
+        tunnel_domain: serving.tunnel_domain.clone(),
+        peer: origin.peer,
+        generation: serving.generation,
+        client_certificate: client.map(|shown| shown.fingerprint.clone()),
+        cut: CancellationToken::new(),
+    }
+}
+
 /// What a connection stands on, and everything that can take it away.
 struct Lease<'a> {
     connections: &'a Connections,
@@ -188,9 +185,7 @@ struct Lease<'a> {
     denied: Option<Denials>,
     /// Whether there was a request at all.
     asked: Arc<AtomicBool>,
-    leaving: Leaving,
-    retire: CancellationToken,
-    patient: bool,
+    origin: Origin,
 }
 
 /// What a carrier knows of a stream.
@@ -201,59 +196,6 @@ pub(crate) struct Origin {
     pub(crate) retire: CancellationToken,
     /// A connection on which nothing was asked yet has its first call on the way: it is waited for.
     pub(crate) patient: bool,
-}
-
-/// Ends the connection, or with HTTP/2 the stream, on which a denied client asked.
-#[derive(Debug, Error)]
-#[error("client certificate denied")]
-struct Denied;
-
-/// A client's certificate, as a list may name it.
-#[derive(Clone)]
-struct Shown {
-    fingerprint: String,
-    /// Of the form in which its holder could show it as well.
-    twin: Option<String>,
-}
-
-impl Shown {
-    fn of(certificate: &[u8]) -> Self {
-        Self {
-            fingerprint: fingerprint(certificate),
-            twin: process::twin(certificate).map(|twin| fingerprint(&twin)),
-        }
-    }
-
-    fn is_in(&self, list: &BTreeSet<String>) -> bool {
-        list.contains(&self.fingerprint)
-            || self.twin.as_ref().is_some_and(|twin| list.contains(twin))
-    }
-}
-
-#[derive(Clone)]
-struct Denials {
-    client: Shown,
-    denied: watch::Receiver<Arc<BTreeSet<String>>>,
-}
-
-impl Denials {
-    /// Whether the client's certificate is refused now. One short lock.
-    fn is_hit(&self) -> bool {
-        self.client.is_in(&self.denied.borrow())
-    }
-
-    /// Resolves once the client's certificate is refused.
-    async fn hit(mut self) {
-        let Self { client, denied } = &mut self;
-        if denied
-            .wait_for(|denied| client.is_in(denied))
-            .await
-            .is_err()
-        {
-            // The program is at its end, and so is whoever could deny anything.
-            std::future::pending::<()>().await;
-        }
-    }
 }
 
 impl Lease<'_> {
@@ -276,9 +218,9 @@ impl Lease<'_> {
             () = &mut denied => return self.refuse(),
             ended = &mut whole => return self.judge(ended),
             why = self.established.ending.told() => why,
-            () = self.retire.cancelled() => Why::Retired,
+            () = self.origin.retire.cancelled() => Why::Retired,
         };
-        if self.patient {
+        if self.origin.patient {
             tokio::select! {
                 biased;
                 () = &mut denied => return self.refuse(),
@@ -289,7 +231,7 @@ impl Lease<'_> {
                 }
             }
         }
-        self.leaving.set();
+        self.origin.leaving.set();
         if let Some(connection) = &mut whole.connection {
             leave(connection.as_mut());
         }

@@ -296,6 +296,7 @@ async fn a_noun_that_cannot_be_rotated_yet_is_refused_with_those_that_can() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn errors_have_one_shape() {
     let stage = Stage::new(&["main"]);
     let none = "GET /v1/operations/none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

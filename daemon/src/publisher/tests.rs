@@ -16,7 +16,9 @@ use super::*;
 use crate::board::{Publication, Publications, Replica, Replicas};
 use crate::credential::{LintedCredential, Terms, tests::linted};
 
+mod limits;
 mod refusals;
+mod sent;
 
 /// Fingerprint of another leaf.
 const LEAF: &str = "c30f4c2e5b2da9ec2ae2a9d4e2dd7c5b4b1b3f9c3e3b0fdd7f4ca5d1e8f8d9a0";
@@ -199,116 +201,6 @@ fn credential_key() -> (String, Resource) {
 }
 
 #[tokio::test]
-async fn a_proxy_gets_credential_and_policy_and_its_ack_is_noted() {
-    let stage = Stage::new();
-    let mut peer = stage.subscribe(hello(Role::Proxy, "p")).await;
-    stage.publish("main", publication("main", 7));
-    assert_eq!(peer.credential().await.generation, 7);
-    assert!(matches!(peer.next().await, Some(FromDaemon::Policy(_))));
-    peer.send(ack(7)).await;
-    let replica = stage
-        .replica("p", |replica| replica.acks.contains_key(&credential_key()))
-        .await;
-    assert_eq!(replica.acks[&credential_key()], 7);
-    assert!(replica.connected && !replica.left);
-}
-
-#[tokio::test]
-async fn a_connector_gets_the_token_and_never_a_key() {
-    let stage = Stage::new();
-    stage.publish("main", publication("main", 3));
-    let mut stream = UnixStream::connect(&stage.socket).await.unwrap();
-    let line = serde_json::to_string(&FromSubscriber::Hello(hello(Role::Connector, "c"))).unwrap();
-    stream
-        .write_all(format!("{line}\n").as_bytes())
-        .await
-        .unwrap();
-    stage.replica("c", |replica| replica.connected).await;
-    stage.publish("main", publication("main", 4));
-    // All that ever comes: read until both generations of the token were seen or only the newer.
-    let mut seen = String::new();
-    let mut buffer = [0; 4096];
-    while !seen.contains("\"generation\":4") {
-        let read = stream.read(&mut buffer).await.unwrap();
-        assert_ne!(read, 0, "the subscription stands");
-        seen.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
-    }
-    assert!(seen.contains("canary-token"));
-    assert!(!seen.contains(KEY) && !seen.contains("credential") && !seen.contains("policy"));
-}
-
-#[tokio::test]
-async fn a_subscriber_gets_the_tunnels_that_it_named_and_no_other() {
-    let stage = Stage::new();
-    stage.publish("other", publication("other", 1));
-    let mut peer = stage.subscribe(hello(Role::Proxy, "p")).await;
-    stage.publish("main", publication("main", 2));
-    assert_eq!(peer.credential().await.tunnel, "main");
-}
-
-#[tokio::test]
-async fn no_tunnel_named_means_every_tunnel() {
-    let stage = Stage::new();
-    stage.publish("main", publication("main", 1));
-    stage.publish("other", publication("other", 1));
-    let mut greeting = hello(Role::Proxy, "p");
-    greeting.tunnels.clear();
-    let mut peer = stage.subscribe(greeting).await;
-    let mut order = Vec::new();
-    for _ in 0..4 {
-        order.push(match peer.next().await {
-            Some(FromDaemon::Credential(one)) => ("credential", one.tunnel),
-            Some(FromDaemon::Policy(one)) => ("policy", one.tunnel),
-            other => panic!("out of scope: {other:?}"),
-        });
-    }
-    let expected = [
-        ("credential", "main"),
-        ("policy", "main"),
-        ("credential", "other"),
-        ("policy", "other"),
-    ];
-    assert_eq!(
-        order,
-        expected.map(|(kind, tunnel)| (kind, tunnel.to_owned()))
-    );
-}
-
-#[tokio::test]
-async fn only_the_newest_generation_is_sent() {
-    let stage = Stage::new();
-    for generation in 1..=9 {
-        stage.publish("main", publication("main", generation));
-    }
-    let mut peer = stage.subscribe(hello(Role::Proxy, "p")).await;
-    assert_eq!(peer.credential().await.generation, 9);
-}
-
-#[tokio::test]
-async fn what_a_replica_serves_already_is_not_sent_again_but_counts_as_acknowledged() {
-    let stage = Stage::new();
-    stage.publish("main", publication("main", 5));
-    let mut first = stage.subscribe(hello(Role::Proxy, "p")).await;
-    let credential = first.credential().await;
-    assert!(credential.leaf.key.expose().contains(KEY));
-    let leaf = pki::Certificate::from_pem(&credential.leaf.chain).unwrap();
-    let mut greeting = hello(Role::Proxy, "p");
-    greeting.serving = vec![Serving {
-        tunnel: "main".to_owned(),
-        generation: 5,
-        leaf_sha256: leaf.fingerprint().to_string(),
-    }];
-    let mut again = stage.subscribe(greeting.clone()).await;
-    assert!(matches!(again.next().await, Some(FromDaemon::Policy(_))));
-    let replica = stage.replica("p", |replica| !replica.acks.is_empty()).await;
-    assert_eq!(replica.acks[&credential_key()], 5);
-    // The same generation with another leaf is another credential.
-    greeting.serving[0].leaf_sha256 = LEAF.to_owned();
-    let mut stranger = stage.subscribe(greeting).await;
-    assert_eq!(stranger.credential().await.generation, 5);
-}
-
-#[tokio::test]
 async fn an_ack_of_what_was_never_sent_is_not_believed() {
     let stage = Stage::new();
     stage.publish("main", publication("main", 5));
@@ -431,114 +323,6 @@ async fn a_newer_minor_version_with_unknown_kinds_and_fields_is_served() {
 }
 
 #[tokio::test]
-async fn an_oversized_line_ends_the_subscription_and_harms_no_other() {
-    let stage = Stage::new();
-    let mut other = stage.subscribe(hello(Role::Proxy, "other")).await;
-    let mut stream = UnixStream::connect(&stage.socket).await.unwrap();
-    let line = serde_json::to_string(&FromSubscriber::Hello(hello(Role::Proxy, "p"))).unwrap();
-    stream
-        .write_all(format!("{line}\n").as_bytes())
-        .await
-        .unwrap();
-    stage.replica("p", |replica| replica.connected).await;
-    // The daemon may close before all of it is written.
-    let _ = stream
-        .write_all(&vec![b'x'; control::MAX_MESSAGE + 2])
-        .await;
-    stage.replica("p", |replica| !replica.connected).await;
-    stage.publish("main", publication("main", 1));
-    assert_eq!(other.credential().await.generation, 1);
-}
-
-#[tokio::test]
-async fn a_malformed_line_ends_the_subscription_and_harms_no_other() {
-    let stage = Stage::new();
-    let mut other = stage.subscribe(hello(Role::Proxy, "other")).await;
-    let mut stream = UnixStream::connect(&stage.socket).await.unwrap();
-    let line = serde_json::to_string(&FromSubscriber::Hello(hello(Role::Proxy, "p"))).unwrap();
-    stream
-        .write_all(format!("{line}\nnonsense\n").as_bytes())
-        .await
-        .unwrap();
-    stage.replica("p", |replica| !replica.connected).await;
-    stage.publish("main", publication("main", 1));
-    assert_eq!(other.credential().await.generation, 1);
-}
-
-#[tokio::test]
-async fn a_subscriber_that_stops_reading_is_let_go() {
-    let limits = Limits {
-        write: Duration::from_millis(50),
-        ..Limits::default()
-    };
-    let stage = Stage::with(limits, [rustix::process::getuid().as_raw()].into());
-    let _deaf = stage.subscribe(hello(Role::Proxy, "deaf")).await;
-    stage.publish(
-        "main",
-        Publication {
-            credential: Some(credential("main", 1, "x".repeat(900_000))),
-            ..Publication::default()
-        },
-    );
-    stage.replica("deaf", |replica| !replica.connected).await;
-}
-
-#[tokio::test]
-async fn a_resource_that_is_too_long_keeps_the_subscription() {
-    let stage = Stage::new();
-    let mut peer = stage.subscribe(hello(Role::Proxy, "p")).await;
-    stage.publish(
-        "main",
-        Publication {
-            credential: Some(credential("main", 1, "x".repeat(control::MAX_MESSAGE))),
-            ..publication("main", 1)
-        },
-    );
-    assert!(matches!(peer.next().await, Some(FromDaemon::Policy(_))));
-    stage.publish("main", publication("main", 2));
-    assert_eq!(peer.credential().await.generation, 2);
-}
-
-#[tokio::test]
-async fn a_subscriber_that_never_stops_talking_is_let_go() {
-    let limits = Limits {
-        messages: 5,
-        ..Limits::default()
-    };
-    let stage = Stage::with(limits, [rustix::process::getuid().as_raw()].into());
-    let mut stream = UnixStream::connect(&stage.socket).await.unwrap();
-    let mut lines = serde_json::to_string(&FromSubscriber::Hello(hello(Role::Proxy, "p"))).unwrap();
-    lines.push('\n');
-    lines.push_str(&"{\"kind\":\"report\",\"tunnels\":[]}\n".repeat(50));
-    stream.write_all(lines.as_bytes()).await.unwrap();
-    stage.replica("p", |replica| !replica.connected).await;
-}
-
-#[tokio::test]
-async fn one_uid_has_so_many_subscriptions_and_no_more() {
-    let limits = Limits {
-        subscribers: 2,
-        ..Limits::default()
-    };
-    let stage = Stage::with(limits, [rustix::process::getuid().as_raw()].into());
-    let _first = stage.subscribe(hello(Role::Proxy, "1")).await;
-    let second = stage.subscribe(hello(Role::Proxy, "2")).await;
-    assert_eq!(stage.dial().await.next().await, None, "the third is closed");
-    drop(second);
-    stage.replica("2", |replica| !replica.connected).await;
-    // The place is free a moment after the replica is gone.
-    let limit = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let mut peer = stage.dial().await;
-        let greeting = FromSubscriber::Hello(hello(Role::Proxy, "3"));
-        if peer.writer.send(&greeting).await.is_ok() && peer.next().await.is_some() {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < limit, "the place came free");
-    }
-}
-
-#[tokio::test]
 async fn a_replica_that_is_gone_is_forgotten_after_its_time_and_a_connected_one_is_not() {
     let stage = Stage::new();
     let _here = stage.subscribe(hello(Role::Proxy, "here")).await;
@@ -571,14 +355,4 @@ async fn the_stop_ends_every_subscription_and_takes_the_socket_away() {
     );
     assert_eq!(peer.next().await, None);
     assert!(!stage.socket.exists());
-}
-
-#[test]
-fn the_same_complaint_about_the_same_uid_is_made_once_a_minute() {
-    let complaints = Complaints::default();
-    assert!(complaints.is_news(1, "x", Duration::from_secs(0)));
-    assert!(!complaints.is_news(1, "x", Duration::from_secs(59)));
-    assert!(complaints.is_news(2, "x", Duration::from_secs(59)));
-    assert!(complaints.is_news(1, "y", Duration::from_secs(59)));
-    assert!(complaints.is_news(1, "x", Duration::from_secs(60)));
 }

@@ -12,6 +12,7 @@ mod client_ca;
 mod crash;
 mod orders;
 mod store;
+mod switch;
 mod times;
 
 const START: u64 = 1_800_000_000;

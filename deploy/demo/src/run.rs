@@ -1,6 +1,7 @@
 //! One run of the demo, from an empty folder to the verdict.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -88,16 +89,7 @@ pub async fn run(options: Options, tasks: &Tasks) -> Result<Outcome, Failure> {
     let plan = plan(&stack, bridge, own.as_ref(), &ledger, &traffic).await?;
     let load = Load::start(&plan, stack.trust(), &ledger, &traffic).await;
     let load = load.map_err(|(lane, error)| unusable(&lane.name(), &error, &stack))?;
-    screen.say(&format!(
-        "{} ways through the stack, {} calls and {} streams in flight on each",
-        plan.lanes.len(),
-        plan.callers,
-        if plan.server == Server::Sample {
-            plan.streams
-        } else {
-            0
-        },
-    ));
+    screen.say(&announcement(&plan));
 
     let done = Done::default();
     let counts = Counts {
@@ -117,22 +109,49 @@ pub async fn run(options: Options, tasks: &Tasks) -> Result<Outcome, Failure> {
         sleep(Duration::from_secs(1)).await;
     }
     let (connections, seen) = (load.connections(), stack.trust().seen());
-    if timeout(Duration::from_secs(60), load.stop()).await.is_err() {
-        screen.say("some calls did not come to an end within 60 s");
-    }
-    traffic.stop();
-    let logs = stack.paths.logs.clone();
-    let keep = options.keep || !ledger.is_clean() || !matches!(end, End::Done | End::Stopped);
-    for complaint in stack.stop(keep).await {
-        screen.say(&complaint);
-    }
+    let keep = options.keep || !matches!(end, End::Done | End::Stopped);
+    let kept = stop(load, &traffic, stack, keep, &ledger, &mut screen).await;
     screen.finish(&counts, began.elapsed(), connections, seen);
-    if keep {
+    if let Some(logs) = kept {
         screen.say(&format!("logs are kept in {}", logs.display()));
     }
     screen.result(&counts);
     verdict(end, &ledger)?;
     Ok(Outcome { ledger })
+}
+
+fn announcement(plan: &Plan) -> String {
+    let streams = match plan.server {
+        Server::Sample => plan.streams,
+        Server::Foreign => 0,
+    };
+    format!(
+        "{} ways through the stack, {} calls and {streams} streams in flight on each",
+        plan.lanes.len(),
+        plan.callers
+    )
+}
+
+/// Lets calls come to their end, then the programs. Where the logs are, if they are kept: because somebody wants
+/// that, or because something was lost.
+async fn stop(
+    load: Load,
+    traffic: &Tasks,
+    stack: Stack,
+    keep: bool,
+    ledger: &Ledger,
+    screen: &mut Screen,
+) -> Option<PathBuf> {
+    if timeout(Duration::from_secs(60), load.stop()).await.is_err() {
+        screen.say("some calls did not come to an end within 60 s");
+    }
+    traffic.stop();
+    let logs = stack.paths.logs.clone();
+    let keep = keep || !ledger.is_clean();
+    for complaint in stack.stop(keep).await {
+        screen.say(&complaint);
+    }
+    keep.then_some(logs)
 }
 
 fn verdict(end: End, ledger: &Ledger) -> Result<(), Failure> {

@@ -29,6 +29,7 @@ fn seen(issuer: &str, acknowledged: bool) -> Seen {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn every_phase_has_its_step() {
     let calm = seen("a", true);
     let empty = State::default();

@@ -232,6 +232,10 @@ fn assert_one_pair(world: &World, directory: &str, here: &str) {
 
 /// F09: nothing is issued that could not be kept; what is in force goes on.
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 fn a_full_disk_issues_nothing_and_alarms_and_heals() {
     let mut world = World::new();
     drop(world.start());
