@@ -1,6 +1,8 @@
 //! `keyward-demo` as a person or a script meets it: nothing is lost, and when something is, it says
 //! so with exit code 1.
 
+mod terminal;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;

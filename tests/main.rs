@@ -24,3 +24,5 @@ mod real;
 mod recovery;
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod upstream_trust;

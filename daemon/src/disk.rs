@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Gid, Uid};
 use thiserror::Error;
 
+/// Done to a file that has to be there.
+pub(crate) const READ: &str = "read";
+
 /// What could not be done to which file.
 #[derive(Debug, Error)]
 #[error("cannot {doing} {}", path.display())]
@@ -27,6 +30,32 @@ impl DiskError {
             doing,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// What whoever runs the daemon can do about it.
+    pub(crate) fn next(&self) -> String {
+        let path = self.path.display();
+        match (self.source.kind(), self.doing) {
+            // Directories are made only where there is none yet.
+            (io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory, _) => {
+                format!(
+                    "a directory belongs at {path}, and something else is in its place: move that away, or name another path"
+                )
+            }
+            (io::ErrorKind::IsADirectory, _) => {
+                format!("a file belongs at {path}: move the directory away")
+            }
+            (io::ErrorKind::PermissionDenied, READ) => {
+                format!("let the user of this process read {path}")
+            }
+            (io::ErrorKind::PermissionDenied, _) => {
+                format!("make {path} and what it lies in writable for the user of this process")
+            }
+            (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => {
+                "make room on the disk".to_owned()
+            }
+            _ => "look at the disk, and at who mounted it how".to_owned(),
         }
     }
 }

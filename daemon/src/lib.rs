@@ -32,7 +32,7 @@ use process::{Clock, Drained, Failure, SystemClock, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use board::Board;
+use board::{Board, Request};
 use config::{Config, HealthListener};
 use health::Observer;
 use operator::Operator;
@@ -62,20 +62,56 @@ pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Fa
         tracing::warn!(warning, "configuration deserves a thought");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (board, orders) = board();
+    // Bind early, serve when ready: a second daemon ends here, before it touches any state.
+    let (publisher, operator) = bind(&config, &board, &clock)?;
+    let health = listen(config.health).await?;
+    let rotator = Rotator::open(&config, clock.clone())?;
+    let tunnels: BTreeSet<String> = config.tunnels.into_keys().collect();
+    let names: Vec<&str> = tunnels.iter().map(String::as_str).collect();
+    let names = names.join(",");
+    tracing::info!(build = process::BUILD, tunnels = names, "keyward started");
+
+    tasks.essential("rotator", rotator.run(board.clone(), orders, tasks.clone()));
+    tasks.essential("publisher", publisher.run(tasks.clone()));
+    tasks.essential("operator", operator.run(tasks.clone()));
+    if let Some(listener) = health {
+        let health = Observer::new(board, clock, tunnels).health(tasks);
+        tasks.essential("health", health.serve(listener, tasks.clone()));
+    }
+    tasks.stopping().await;
+    match tasks.drain(DRAIN).await {
+        Drained::Clean => tracing::info!("keyward stopped"),
+        Drained::Cut { left } => tracing::warn!(left, "keyward stopped before its tasks ended"),
+    }
+    tasks.failure().map_or(Ok(()), Err)
+}
+
+/// Where the tasks meet, with nothing on it yet, and the orders that come in over it.
+fn board() -> (Board, mpsc::Receiver<Request>) {
     let (requests, received) = mpsc::channel(ORDERS);
+    let status = Status {
+        build: process::BUILD.to_owned(),
+        ..Status::default()
+    };
     let board = Board {
         publications: watch::Sender::default(),
         replicas: watch::Sender::default(),
-        status: watch::Sender::new(Arc::new(Status {
-            build: process::BUILD.to_owned(),
-            ..Status::default()
-        })),
+        status: watch::Sender::new(Arc::new(status)),
         requests,
     };
-    let tunnels: BTreeSet<String> = config.tunnels.keys().cloned().collect();
+    (board, received)
+}
+
+/// The sockets of both channels.
+fn bind(
+    config: &Config,
+    board: &Board,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Publisher, Operator), Failure> {
     let group = config.control.group.as_ref();
     let group = group.map(config::Group::resolve).transpose()?;
-    // Bind early, serve when ready: a second daemon ends here, before it touches any state.
+    let tunnels: BTreeSet<String> = config.tunnels.keys().cloned().collect();
     let publisher = Publisher::bind(
         publisher::Settings {
             socket: config.control.socket.clone(),
@@ -92,32 +128,11 @@ pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Fa
             socket: config.operator.socket.clone(),
             group,
             operators: config.operator.operators.iter().copied().collect(),
-            tunnels: tunnels.clone(),
+            tunnels,
         },
         board.clone(),
     )?;
-    let health = listen(config.health).await?;
-    let rotator = Rotator::open(&config, clock.clone())?;
-    let names: Vec<&str> = tunnels.iter().map(String::as_str).collect();
-    let names = names.join(",");
-    tracing::info!(build = process::BUILD, tunnels = names, "keyward started");
-
-    tasks.essential(
-        "rotator",
-        rotator.run(board.clone(), received, tasks.clone()),
-    );
-    tasks.essential("publisher", publisher.run(tasks.clone()));
-    tasks.essential("operator", operator.run(tasks.clone()));
-    if let Some(listener) = health {
-        let health = Observer::new(board, clock, tunnels).health(tasks);
-        tasks.essential("health", health.serve(listener, tasks.clone()));
-    }
-    tasks.stopping().await;
-    match tasks.drain(DRAIN).await {
-        Drained::Clean => tracing::info!("keyward stopped"),
-        Drained::Cut { left } => tracing::warn!(left, "keyward stopped before its tasks ended"),
-    }
-    tasks.failure().map_or(Ok(()), Err)
+    Ok((publisher, operator))
 }
 
 /// A subscriber that runs as the daemon's own user could read its memory and its store: then the

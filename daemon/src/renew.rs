@@ -46,10 +46,13 @@ pub fn renew_cert(
     now: SystemTime,
 ) -> Result<Renewed, Failure> {
     if !store.is_dir() {
-        return Err(
-            Failure::config(format!("there is no store at {}", store.display()))
-                .next("name the directory with --output dir:PATH"),
-        );
+        let failure = Failure::config(format!("there is no store at {}", store.display()));
+        let failure = if store.exists() {
+            failure.cause("it is no directory")
+        } else {
+            failure
+        };
+        return Err(failure.next("name the directory with --output dir:PATH"));
     }
     let path = store.display();
     let store = Store::open_kept(store, &Disk::default())?;

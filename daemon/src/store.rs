@@ -93,9 +93,10 @@ impl From<StoreError> for Failure {
         let next = match &error {
             StoreError::Locked { .. } => {
                 "order it from the daemon: keyward rotate server-certificate; or stop the daemon"
+                    .to_owned()
             }
-            StoreError::File { .. } => "put the right file there, or move it away",
-            StoreError::Disk(_) => "make the directory writable for the daemon's uid",
+            StoreError::File { .. } => "put the right file there, or move it away".to_owned(),
+            StoreError::Disk(error) => error.next(),
         };
         Self::config("cannot open the store")
             .caused_by(&error)

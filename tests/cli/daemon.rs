@@ -244,6 +244,10 @@ async fn health_is_ready_once_a_certificate_is_published_and_shows_metrics_and_s
 
 /// F51.
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 async fn no_secret_gets_out() {
     let place = Place::new(KEYWARD);
     let config = std::fs::read_to_string(place.path("keyward.yaml")).unwrap();

@@ -19,6 +19,9 @@ use tokio::sync::{mpsc, watch};
 /// Everything a command does is done within this time on the slowest machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
+/// The uid of nobody, who owns nothing here.
+pub(crate) const NOBODY: u32 = 65_534;
+
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -85,6 +88,29 @@ pub(crate) async fn wait(child: Child) -> Ended {
 pub(crate) fn copy(program: &Path, to: &Path) {
     let mut copy = std::process::Command::new("cp");
     assert!(copy.arg(program).arg(to).status().unwrap().success());
+}
+
+/// Runs `command` as a user from whom files can be closed, which root is not. Whoever runs the tests as
+/// somebody else is such a user.
+pub(crate) fn unprivileged(command: &mut Command) {
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+}
+
+/// Closes a file to that user: root has it alone, or nobody at all.
+pub(crate) fn close(path: &Path) {
+    let mode = if rustix::process::geteuid().is_root() {
+        0o600
+    } else {
+        0
+    };
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+/// Opens it to everybody again.
+pub(crate) fn reopen(path: &Path) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
 }
 
 /// A directory that every uid may enter.

@@ -28,6 +28,10 @@ pub(crate) struct Setup {
     shutdown: &'static str,
     level: &'static str,
     user: Option<(u32, u32)>,
+    /// The route, where it is not to the plain upstream.
+    route: Option<String>,
+    upstream_tls: String,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Setup {
@@ -43,7 +47,23 @@ impl Setup {
             shutdown: "1s",
             level: "info",
             user: None,
+            route: None,
+            upstream_tls: String::new(),
+            environment: Vec::new(),
         }
+    }
+
+    /// The one route leads to an https upstream, and `upstream.tls` is these keys.
+    pub(crate) fn https(mut self, origin: &str, upstream_tls: &str) -> Self {
+        self.route = Some(origin.to_owned());
+        self.upstream_tls = format!("  tls: {{{upstream_tls}}}\n");
+        self
+    }
+
+    /// A variable that it finds; there is no other.
+    pub(crate) fn environment(mut self, name: &'static str, value: &Path) -> Self {
+        self.environment.push((name, value.to_owned()));
+        self
     }
 
     pub(crate) fn subscribed(mut self, socket: &Path) -> Self {
@@ -100,8 +120,8 @@ impl Setup {
         let mut text = format!(
             "log_level: {}\nlisten_addr: {web}\ntunnel_domain: {DOMAIN}\ncarriers:\n  tls:\n    listen_addr: {tls}\n    \
              proxy_protocol: {}\nhealth:\n  listen_addr: {health}\nupstream:\n  \
-             allowed_ips: [127.0.0.0/8]\nshutdown_timeout: {}\n",
-            self.level, self.proxy_protocol, self.shutdown
+             allowed_ips: [127.0.0.0/8]\n{}shutdown_timeout: {}\n",
+            self.level, self.proxy_protocol, self.upstream_tls, self.shutdown
         );
         if let Some(socket) = &self.socket {
             let _ = writeln!(
@@ -120,7 +140,9 @@ impl Setup {
         if self.daemon_routes {
             text.push_str("routes: daemon\n");
         } else {
-            let _ = writeln!(text, "routes:\n  up: http://{}", self.upstream);
+            let plain = format!("http://{}", self.upstream);
+            let route = self.route.as_ref().unwrap_or(&plain);
+            let _ = writeln!(text, "routes:\n  up: {route}");
         }
         if !self.limits.is_empty() {
             let _ = write!(text, "limits:\n{}", self.limits);
@@ -189,6 +211,7 @@ impl Proxy {
             .arg("--config")
             .arg(&config)
             .env_clear()
+            .envs(setup.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())

@@ -129,22 +129,20 @@ fn usage(error: &clap::Error) -> Failure {
 impl Command {
     async fn run(self, tasks: &Tasks) -> Result<(), Failure> {
         let json = self.wants_json();
-        let outcome: Result<(), Ended> = match self {
+        let stopped = self.stopped();
+        let outcome = match self {
             Self::Run {
                 config,
                 single_user,
             } => crate::run(&config, single_user, tasks)
                 .await
                 .map_err(Ended::from),
-            Self::Check(arguments) => check::check(&arguments).map_err(Ended::from),
-            Self::Doctor(what) => doctor::doctor(&what).await,
-            Self::Status(arguments) => status::status(&arguments, tasks).await.map_err(Ended::from),
-            Self::Rotate(arguments) => rotate::rotate(&arguments, tasks).await,
-            Self::RenewCert(arguments) => renew_cert::renew_cert(&arguments).map_err(Ended::from),
-            Self::IssueClient(arguments) => issue_client::issue_client(&arguments, tasks)
-                .await
-                .map_err(Ended::from),
-            Self::Completions { .. } => Ok(()),
+            command => tokio::select! {
+                // First: what is followed to its end says better how far it came.
+                biased;
+                outcome = command.once(tasks) => outcome,
+                () = tasks.stopping() => Err(stopped.into()),
+            },
         };
         match outcome {
             Err(ended) if json => {
@@ -153,6 +151,37 @@ impl Command {
             }
             Err(ended) => Err(ended.failure),
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// Asks, prints and is done. Dropped, it waits for nobody any more; what it has ordered goes on.
+    async fn once(self, tasks: &Tasks) -> Result<(), Ended> {
+        match self {
+            Self::Check(arguments) => check::check(&arguments).map_err(Ended::from),
+            Self::Doctor(what) => doctor::doctor(&what).await,
+            Self::Status(arguments) => status::status(&arguments, tasks).await.map_err(Ended::from),
+            Self::Rotate(arguments) => rotate::rotate(&arguments, tasks).await,
+            Self::RenewCert(arguments) => renew_cert::renew_cert(&arguments).map_err(Ended::from),
+            Self::IssueClient(arguments) => issue_client::issue_client(&arguments, tasks)
+                .await
+                .map_err(Ended::from),
+            Self::Run { .. } | Self::Completions { .. } => Ok(()),
+        }
+    }
+
+    /// What a signal leaves open when whoever was asked has not answered yet.
+    fn stopped(&self) -> Failure {
+        let failure = Failure::new(Exit::Unavailable, "stopped waiting");
+        match self {
+            Self::Rotate(_) | Self::IssueClient(_) => failure
+                .cause("this command was interrupted before the daemon had answered")
+                .next("keyward status shows whether it took the order"),
+            Self::Doctor(_) => failure.cause(
+                "this command was interrupted before the source or the exchange had answered",
+            ),
+            _ => failure
+                .cause("this command was interrupted before the daemon had answered")
+                .next("look at the daemon's log"),
         }
     }
 

@@ -1,14 +1,14 @@
 //! From what the file says to what the program needs.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pki::Algorithm;
 use process::Failure;
 
-use super::raw::{RawAuthority, RawConfig, RawRoute, RawServerCertificate, RawTunnel};
+use super::raw::{RawAuthority, RawConfig, RawControl, RawRoute, RawServerCertificate, RawTunnel};
 use super::{
     AuthorityConfig, CA_MARGIN, Config, ControlListener, DEFAULT_CA_LIFETIME,
     DEFAULT_CONTROL_SOCKET, DEFAULT_HEALTH, DEFAULT_LEAF_LIFETIME, DEFAULT_OPERATOR_SOCKET,
@@ -24,18 +24,17 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
         return Err(Failure::config("no tunnel is configured")
             .next("write tunnels: with at least one name, domain and store"));
     }
-    let health = raw.health.listen_addr;
+    let identity = raw
+        .identity
+        .value("identity", "write its keys below it, or leave it out")?;
+    let tunnels = raw
+        .tunnels
+        .into_iter()
+        .map(|(name, raw)| tunnel(&name, raw).map(|tunnel| (name, tunnel)));
     let config = Config {
         state: absolute("state", raw.state, DEFAULT_STATE)?,
         log_level,
-        control: ControlListener {
-            socket: absolute("control.socket", raw.control.socket, DEFAULT_CONTROL_SOCKET)?,
-            group: raw.control.group.map(group).transpose()?,
-            subscribers: raw
-                .control
-                .subscribers
-                .unwrap_or_else(|| DEFAULT_SUBSCRIBERS.to_vec()),
-        },
+        control: control(raw.control)?,
         operator: OperatorListener {
             socket: absolute(
                 "operator.socket",
@@ -44,20 +43,23 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
             )?,
             operators: raw.operator.operators.unwrap_or_default(),
         },
-        health: HealthListener {
-            explicit: health.is_some(),
-            addr: listen_addr(health.as_deref().unwrap_or(DEFAULT_HEALTH))?,
-        },
-        identity: raw.identity.map(super::identity::convert).transpose()?,
-        tunnels: raw
-            .tunnels
-            .into_iter()
-            .map(|(name, raw)| tunnel(&name, raw).map(|tunnel| (name, tunnel)))
-            .collect::<Result<_, _>>()?,
+        health: health(raw.health.listen_addr.as_deref())?,
+        identity: identity.map(super::identity::convert).transpose()?,
+        tunnels: tunnels.collect::<Result<_, _>>()?,
     };
     distinct_domains(&config)?;
     places::distinct(&config)?;
     Ok(config)
+}
+
+fn control(raw: RawControl) -> Result<ControlListener, Failure> {
+    Ok(ControlListener {
+        socket: absolute("control.socket", raw.socket, DEFAULT_CONTROL_SOCKET)?,
+        group: raw.group.map(group).transpose()?,
+        subscribers: raw
+            .subscribers
+            .unwrap_or_else(|| DEFAULT_SUBSCRIBERS.to_vec()),
+    })
 }
 
 fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
@@ -66,30 +68,71 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
             .next("write lower-case letters, digits and hyphens, at most 63"));
     }
     let key = |rest: &str| format!("tunnels.{name}.{rest}");
-    match raw.provider.as_deref() {
-        Some("static") => {}
-        None => return Err(missing(&key("provider")).next("write provider: static")),
-        Some(other) => {
-            return Err(Failure::config(format!("{} is {other:?}", key("provider")))
-                .next("write static; this build knows no other"));
-        }
+    let client_ca = raw.client_ca.value(
+        &key("client_ca"),
+        "write {} for its defaults, or leave it out if callers need no certificate",
+    )?;
+    let routes = raw.routes.value(
+        &key("routes"),
+        "write {} for no route, or leave it out if the proxy's own file has them",
+    )?;
+    let serve_dir = raw
+        .serve_dir
+        .value(&key("serve_dir"), "write an absolute path, or leave it out")?;
+    let tunnel = TunnelConfig {
+        provider: provider(&key("provider"), raw.provider.as_deref())?,
+        domain: domain(&key("domain"), raw.domain)?,
+        store: store(&key("store"), raw.store)?,
+        serve_dir: serve_dir
+            .map(|dir| absolute(&key("serve_dir"), Some(dir), ""))
+            .transpose()?,
+        server_certificate: server_certificate(&key("server_certificate"), raw.server_certificate)?,
+        ca: authority(&key("ca"), &raw.ca)?,
+        client_ca: client_ca
+            .map(|raw| authority(&key("client_ca"), &raw))
+            .transpose()?,
+        routes: routes
+            .map(|raw| self::routes(&key("routes"), raw))
+            .transpose()?,
+    };
+    can_issue(key, &tunnel)?;
+    Ok(tunnel)
+}
+
+fn provider(key: &str, text: Option<&str>) -> Result<Provider, Failure> {
+    match text {
+        Some("static") => Ok(Provider::Static),
+        None => Err(missing(key).next("write provider: static")),
+        Some(other) => Err(Failure::config(format!("{key} is {other:?}"))
+            .next("write static; this build knows no other")),
     }
-    let domain = raw.domain.ok_or_else(|| missing(&key("domain")))?;
-    if !is_domain(&domain) {
-        return Err(Failure::config(format!("{} is {domain:?}", key("domain"))).next(
-            "write the tunnel's domain in lower case, without wildcard, such as abcd.tunnel.example.com",
-        ));
+}
+
+fn domain(key: &str, text: Option<String>) -> Result<String, Failure> {
+    let domain = text.ok_or_else(|| missing(key))?;
+    if is_domain(&domain) {
+        return Ok(domain);
     }
-    let server_certificate =
-        server_certificate(&key("server_certificate"), raw.server_certificate)?;
-    let ca = authority(&key("ca"), &raw.ca)?;
+    Err(Failure::config(format!("{key} is {domain:?}")).next(
+        "write the tunnel's domain in lower case, without wildcard, such as abcd.tunnel.example.com",
+    ))
+}
+
+/// Whether the CA can sign what the tunnel is to serve: its names, and for as long as it is to live.
+fn can_issue(key: impl Fn(&str) -> String, tunnel: &TunnelConfig) -> Result<(), Failure> {
+    let TunnelConfig {
+        domain,
+        server_certificate: leaf,
+        ca,
+        ..
+    } = tunnel;
     // Constraints are on DNS names alone.
     let outside = |name: &&String| {
-        let inside = **name == domain || name.ends_with(&format!(".{domain}"));
+        let inside = *name == domain || name.ends_with(&format!(".{domain}"));
         !inside && name.parse::<IpAddr>().is_err()
     };
     if ca.constrained
-        && let Some(name) = server_certificate.extra_names.iter().find(outside)
+        && let Some(name) = leaf.extra_names.iter().find(outside)
     {
         return Err(Failure::config(format!(
             "{} has {name:?}, for which a CA that is constrained to {domain} cannot issue",
@@ -105,34 +148,16 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
     } else {
         CA_MARGIN
     };
-    if ca.lifetime < server_certificate.lifetime + margin {
+    if ca.lifetime < leaf.lifetime + margin {
         return Err(Failure::config(format!(
             "{} is {}, too short for a server certificate of {}",
             key("ca.lifetime"),
             write_duration(ca.lifetime),
-            write_duration(server_certificate.lifetime),
+            write_duration(leaf.lifetime),
         ))
         .next("lengthen the CA's life or shorten the server certificate's"));
     }
-    Ok(TunnelConfig {
-        provider: Provider::Static,
-        domain,
-        store: store(&key("store"), raw.store)?,
-        serve_dir: raw
-            .serve_dir
-            .map(|dir| absolute(&key("serve_dir"), Some(dir), ""))
-            .transpose()?,
-        server_certificate,
-        ca,
-        client_ca: raw
-            .client_ca
-            .map(|raw| authority(&key("client_ca"), &raw))
-            .transpose()?,
-        routes: raw
-            .routes
-            .map(|raw| routes(&key("routes"), raw))
-            .transpose()?,
-    })
+    Ok(())
 }
 
 fn server_certificate(
@@ -277,10 +302,15 @@ fn absolute(key: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf, 
     )
 }
 
-fn listen_addr(text: &str) -> Result<SocketAddr, Failure> {
-    text.parse().map_err(|_| {
+fn health(listen_addr: Option<&str>) -> Result<HealthListener, Failure> {
+    let text = listen_addr.unwrap_or(DEFAULT_HEALTH);
+    let addr = text.parse().map_err(|_| {
         Failure::config(format!("health.listen_addr is {text:?}"))
             .next("write an address and a port, such as 127.0.0.1:9463 or [::1]:9463")
+    })?;
+    Ok(HealthListener {
+        explicit: listen_addr.is_some(),
+        addr,
     })
 }
 

@@ -170,6 +170,9 @@ impl Config {
                 ErrorKind::InvalidData => failure
                     .cause("it is not text in UTF-8")
                     .next("name the right file with --config, or save it as UTF-8"),
+                ErrorKind::PermissionDenied => failure
+                    .caused_by(&error)
+                    .next("let the user of this process read it"),
                 _ => failure
                     .caused_by(&error)
                     .next("name the file with --config, or write one"),

@@ -21,7 +21,7 @@ pub(super) struct RawConfig {
     pub(super) control: RawControl,
     pub(super) operator: RawOperator,
     pub(super) health: RawHealth,
-    pub(super) identity: Option<RawIdentity>,
+    pub(super) identity: Optional<RawIdentity>,
     pub(super) tunnels: BTreeMap<String, RawTunnel>,
 }
 
@@ -52,11 +52,11 @@ pub(super) struct RawTunnel {
     pub(super) provider: Option<String>,
     pub(super) domain: Option<String>,
     pub(super) store: Option<String>,
-    pub(super) serve_dir: Option<PathBuf>,
+    pub(super) serve_dir: Optional<PathBuf>,
     pub(super) server_certificate: RawServerCertificate,
     pub(super) ca: RawAuthority,
-    pub(super) client_ca: Option<RawAuthority>,
-    pub(super) routes: Option<BTreeMap<String, RawRoute>>,
+    pub(super) client_ca: Optional<RawAuthority>,
+    pub(super) routes: Optional<BTreeMap<String, RawRoute>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,6 +73,45 @@ pub(super) struct RawAuthority {
     pub(super) lifetime: Option<String>,
     pub(super) algorithm: Option<String>,
     pub(super) constrained: bool,
+}
+
+/// A key that turns something on by being there. Left empty, as by a template that was not filled in, it
+/// says neither on nor off; `null` says off.
+#[derive(Debug, Default)]
+pub(super) enum Optional<T> {
+    #[default]
+    Absent,
+    Empty,
+    Given(T),
+}
+
+impl<T> Optional<T> {
+    /// What was given.
+    ///
+    /// # Errors
+    ///
+    /// `key` is there and empty; `next` says what to write.
+    pub(super) fn value(self, key: &str, next: &str) -> Result<Option<T>, Failure> {
+        match self {
+            Self::Given(value) => Ok(Some(value)),
+            Self::Absent => Ok(None),
+            Self::Empty => Err(Failure::config(format!("{key} is empty"))
+                .cause("a key without a value says neither on nor off; null says off")
+                .next(next)),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Optional<T> {
+    /// YAML takes an empty place for `null` (1.2.2, 10.3.2): only its length tells the two apart.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let found = serde_saphyr::Spanned::<Option<T>>::deserialize(deserializer)?;
+        Ok(match found.value {
+            Some(value) => Self::Given(value),
+            None if found.referenced.span().is_empty() => Self::Empty,
+            None => Self::Absent,
+        })
+    }
 }
 
 /// `http://host:port`, or a table.

@@ -89,72 +89,83 @@ impl Tunnel {
     }
 
     fn perform_ca(&mut self, desk: &mut Desk<'_>, action: &Action) -> Result<(), StepError> {
-        let moment = desk.moment;
         let old = self.ca.clone();
         match action {
-            Action::Wait => return Ok(()),
-            Action::Begin(role) => self.advance_ca(desk, old.begun(fresh_id(moment), *role))?,
-            Action::Make => {
-                let Some(making) = &old.making else {
-                    return Ok(());
-                };
-                let config = self.config.ca;
-                let extra = match making.role {
-                    Role::Active => Duration::ZERO,
-                    Role::Standby => config.lifetime / STANDBY_EXTRA,
-                };
-                let profile = AuthorityProfile {
-                    lifetime: config.lifetime + extra,
-                    ..self.profile(
-                        config,
-                        AuthorityProfile::server(&self.subject("CA", &making.id)),
-                    )
-                };
-                let ca = self.make(making, &profile, moment)?;
-                // It is found under its id again if this record is lost.
-                self.note_ca(desk, old.made(ca))?;
-                self.facts.files_stale = true;
+            Action::Wait => Ok(()),
+            Action::Begin(role) => {
+                Ok(self.advance_ca(desk, old.begun(fresh_id(desk.moment), *role))?)
             }
-            Action::Switch => {
-                if let Some(standby) = &old.standby {
-                    // If it cannot issue this one, it can renew none.
-                    self.rehearse(&self.load_authority(standby, moment)?, moment)?;
-                }
-                let id = fresh_id(moment);
-                let actor = self
-                    .ca_order
-                    .as_ref()
-                    .map_or("schedule", |order| &order.actor);
-                let next = old.switched(id.clone(), actor, moment.unix());
-                // What it leads to is recorded for good before it goes out: a leaf of the new CA.
-                self.note_ca(desk, next)?;
-                if let Some(order) = &mut self.ca_order {
-                    order.rotation = Some(id);
-                }
-                self.note_orders(desk)?;
-            }
-            Action::Adopt => {
-                self.note_ca(desk, old.adopted())?;
-                let switch = old.switch.as_ref().map(|switch| &switch.id);
-                let is_its = |order: &mut Ordered| order.rotation.as_ref() == switch;
-                if let Some(order) = self.ca_order.take_if(is_its) {
-                    let detail =
-                        "switched, and every proxy in service serves the new CA".to_owned();
-                    let now = moment.unix();
-                    let done = OperationState::Done;
-                    desk.operations.end(&order.operation, done, detail, now);
-                }
-            }
-            Action::Retire => self.retire(desk, &old)?,
-            Action::Discard => {
-                if let Some(standby) = &old.standby {
-                    self.advance_ca(desk, old.discarded())?;
-                    self.custody
-                        .destroy(&[Blob::CaKey(&standby.id), Blob::CaCertificate(&standby.id)])?;
-                    self.certificates.remove(&standby.id);
-                }
-            }
+            Action::Make => self.make_ca(desk, &old),
+            Action::Switch => self.switch_ca(desk, &old),
+            Action::Adopt => self.adopt_ca(desk, &old),
+            Action::Retire => self.retire(desk, &old),
+            Action::Discard => self.discard_ca(desk, &old),
         }
+    }
+
+    fn make_ca(&mut self, desk: &mut Desk<'_>, old: &State) -> Result<(), StepError> {
+        let Some(making) = &old.making else {
+            return Ok(());
+        };
+        let config = self.config.ca;
+        let extra = match making.role {
+            Role::Active => Duration::ZERO,
+            Role::Standby => config.lifetime / STANDBY_EXTRA,
+        };
+        let subject = self.subject("CA", &making.id);
+        let profile = AuthorityProfile {
+            lifetime: config.lifetime + extra,
+            ..self.profile(config, AuthorityProfile::server(&subject))
+        };
+        let ca = self.make(making, &profile, desk.moment)?;
+        // It is found under its id again if this record is lost.
+        self.note_ca(desk, old.made(ca))?;
+        self.facts.files_stale = true;
+        Ok(())
+    }
+
+    fn switch_ca(&mut self, desk: &mut Desk<'_>, old: &State) -> Result<(), StepError> {
+        let moment = desk.moment;
+        if let Some(standby) = &old.standby {
+            // If it cannot issue this one, it can renew none.
+            self.rehearse(&self.load_authority(standby, moment)?, moment)?;
+        }
+        let id = fresh_id(moment);
+        let actor = self
+            .ca_order
+            .as_ref()
+            .map_or("schedule", |order| &order.actor);
+        let next = old.switched(id.clone(), actor, moment.unix());
+        // What it leads to is recorded for good before it goes out: a leaf of the new CA.
+        self.note_ca(desk, next)?;
+        if let Some(order) = &mut self.ca_order {
+            order.rotation = Some(id);
+        }
+        self.note_orders(desk)?;
+        Ok(())
+    }
+
+    fn adopt_ca(&mut self, desk: &mut Desk<'_>, old: &State) -> Result<(), StepError> {
+        self.note_ca(desk, old.adopted())?;
+        let switch = old.switch.as_ref().map(|switch| &switch.id);
+        let is_its = |order: &mut Ordered| order.rotation.as_ref() == switch;
+        if let Some(order) = self.ca_order.take_if(is_its) {
+            let detail = "switched, and every proxy in service serves the new CA".to_owned();
+            let now = desk.moment.unix();
+            let done = OperationState::Done;
+            desk.operations.end(&order.operation, done, detail, now);
+        }
+        Ok(())
+    }
+
+    fn discard_ca(&mut self, desk: &mut Desk<'_>, old: &State) -> Result<(), StepError> {
+        let Some(standby) = &old.standby else {
+            return Ok(());
+        };
+        self.advance_ca(desk, old.discarded())?;
+        self.custody
+            .destroy(&[Blob::CaKey(&standby.id), Blob::CaCertificate(&standby.id)])?;
+        self.certificates.remove(&standby.id);
         Ok(())
     }
 
@@ -288,9 +299,9 @@ impl Tunnel {
         stored.key.filter(|_| same)
     }
 
-    /// The key of a CA, for the store.
-    pub(super) fn ca_key(&self, ca: &Ca) -> Option<Zeroizing<String>> {
-        self.custody.read(Blob::CaKey(&ca.id)).ok().flatten()
+    /// The key of a CA; `None`: it is not there. One that cannot be read is no key that is lost.
+    pub(super) fn ca_key(&self, ca: &Ca) -> Result<Option<Zeroizing<String>>, DiskError> {
+        self.custody.read(Blob::CaKey(&ca.id))
     }
 
     fn profile(&self, config: AuthorityConfig, profile: AuthorityProfile) -> AuthorityProfile {

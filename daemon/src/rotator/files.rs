@@ -77,7 +77,7 @@ impl Tunnel {
         self.store.write(&Wanted {
             domain: self.config.domain.clone(),
             ca: certificate.to_pem(),
-            ca_key: self.ca_key(ca).unwrap_or_default(),
+            ca_key: self.ca_key(ca)?.unwrap_or_default(),
             next_ca: standby
                 .and_then(|ca| self.certificate(ca))
                 .map(Certificate::to_pem),

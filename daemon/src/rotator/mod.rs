@@ -7,6 +7,7 @@
 //! A step that fails is tried again later, more and more rarely; meanwhile what was published stays
 //! published, and the status says what is wrong.
 
+mod adopt;
 mod ca;
 mod client;
 mod files;

@@ -9,6 +9,7 @@ use super::pending::{Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, running};
 use super::tunnel::{Desk, SIGNER, StepError, Tunnel};
 use crate::board::{Fault, Order, Refusal, Request};
 use crate::rotation::Witness;
+use crate::rotation::authority::Ca;
 use crate::status::{Operation, OperationState};
 
 /// Operations that the status shows.
@@ -207,13 +208,7 @@ impl Tunnel {
                 "see the alarms in: keyward status".to_owned(),
             ));
         };
-        if self.ca_key(standby).is_none() {
-            return Err(refusal(
-                format!("the key of the standby CA, sha256 {}, is not in custody", standby.sha256),
-                "restore it from a backup of the state directory, or restart the daemon, which makes another standby CA"
-                    .to_owned(),
-            ));
-        }
+        self.refuse_without_key(standby)?;
         let what = match named {
             _ if !trusted => {
                 "nobody says that the verifiers trust the standby CA, sha256".to_owned()
@@ -232,6 +227,25 @@ impl Tunnel {
                 standby.sha256
             ),
         ))
+    }
+
+    /// A CA without its key signs nothing.
+    fn refuse_without_key(&self, standby: &Ca) -> Result<(), Refusal> {
+        let key = |what: &str| {
+            format!(
+                "the key of the standby CA, sha256 {}, {what}",
+                standby.sha256
+            )
+        };
+        match self.ca_key(standby) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(refusal(
+                key("is not in custody"),
+                "restore it from a backup of the state directory, or restart the daemon, which makes another standby CA"
+                    .to_owned(),
+            )),
+            Err(error) => Err(refusal(key("cannot be read"), error.next())),
+        }
     }
 
     /// Ends the order for a rotation of the server certificate, if it belongs to this one.

@@ -4,24 +4,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pki::{Authority, Certificate, CertifiedKey};
+use pki::Certificate;
 use process::Failure;
 use serde::de::DeserializeOwned;
 
-use super::ca::{load, reference};
-use super::issue::{describe, lint_leaf};
+use super::ca::load;
 use super::pending::Orders;
 use super::tunnel::{Facts, Pace, Tunnel};
-use super::{Moment, ca, leaf, unix};
+use super::{Moment, adopt, ca, unix};
 use crate::board::Publication;
 use crate::config::TunnelConfig;
-use crate::custody::{Blob, Custody};
+use crate::custody::Custody;
 use crate::disk::{Disk, DiskError};
 use crate::journal::{Journal, Kind};
-use crate::rotation::server_certificate::Cause;
-use crate::rotation::{Leaf, authority, server_certificate};
 use crate::served::Served;
-use crate::store::{Contents, Store, StoredCa};
+use crate::store::{Contents, Store};
 
 /// Where a tunnel is on this host.
 pub(super) struct Place<'a> {
@@ -37,23 +34,53 @@ pub(super) fn open(
     journal: &mut Journal,
     moment: Moment,
 ) -> Result<Tunnel, Failure> {
-    let disk_failure = |error: DiskError| {
-        Failure::config(format!("cannot open tunnel {}", place.name))
-            .caused_by(&error)
-            .next("make the directory writable for the daemon's uid")
-    };
-    let custody =
-        Custody::open(place.state, place.name, place.disk.clone()).map_err(disk_failure)?;
+    let failure = |error| cannot_open(place.name, &error);
+    let (mut tunnel, contents) = resume(place, config, journal, moment)?;
+    count_issued(&mut tunnel.facts, journal, place.name, moment);
+    if let Some(stored) = contents.ca {
+        adopt::take_ca(&mut tunnel, journal, stored, moment)?;
+    }
+    discard_lost_standby(&mut tunnel, journal, moment).map_err(failure)?;
+    load_certificates(&mut tunnel).map_err(failure)?;
+    note_lost_client_ca(&mut tunnel, contents.client_ca.as_ref());
+    if let Some(pair) = contents.leaf {
+        adopt::take_leaf(&mut tunnel, journal, &pair, moment).map_err(failure)?;
+    }
+    let named = tunnel.leaf.blobs();
+    tunnel.custody.clear(&named).map_err(failure)?;
+    Ok(tunnel)
+}
+
+fn cannot_open(name: &str, error: &DiskError) -> Failure {
+    Failure::config(format!("cannot open tunnel {name}"))
+        .caused_by(error)
+        .next(error.next())
+}
+
+/// The tunnel as the journal left it, on its open places, and what its store says.
+fn resume(
+    place: &Place<'_>,
+    config: &TunnelConfig,
+    journal: &Journal,
+    moment: Moment,
+) -> Result<(Tunnel, Contents), Failure> {
+    let failure = |error| cannot_open(place.name, &error);
+    let custody = Custody::open(place.state, place.name, place.disk.clone()).map_err(failure)?;
     let store = Store::open(&config.store, place.disk)?;
     let served = config.serve_dir.as_deref();
     let served = served
         .map(|path| Served::open(path, place.group, place.disk))
         .transpose()
-        .map_err(disk_failure)?;
+        .map_err(failure)?;
     let contents = store.read()?;
     refuse_domain(config, &contents)?;
-    let floor = served.as_ref().map_or(0, Served::generation);
-    let mut tunnel = Tunnel {
+    let facts = Facts {
+        floor: served.as_ref().map_or(0, Served::generation),
+        watching_since: moment.boot,
+        files_stale: true,
+        ..Facts::default()
+    };
+    let tunnel = Tunnel {
         name: place.name.to_owned(),
         config: config.clone(),
         leaf: state(journal, place.name, Kind::ServerCertificate)?,
@@ -67,39 +94,14 @@ pub(super) fn open(
         client_signer: None,
         pairs: BTreeMap::new(),
         publication: Publication::default(),
-        facts: Facts {
-            floor,
-            watching_since: moment.boot,
-            files_stale: true,
-            ..Facts::default()
-        },
+        facts,
         leaf_pace: Pace::default(),
         ca_pace: Pace::default(),
         leaf_order: None,
         ca_order: None,
         orders_noted: Orders::default(),
     };
-    count_issued(&mut tunnel.facts, journal, place.name, moment);
-    let Contents {
-        ca,
-        leaf,
-        client_ca,
-        ..
-    } = contents;
-    if let Some(stored) = ca {
-        take_ca(&mut tunnel, journal, stored, moment)?;
-    }
-    discard_lost_standby(&mut tunnel, journal, moment).map_err(disk_failure)?;
-    load_certificates(&mut tunnel).map_err(disk_failure)?;
-    note_lost_client_ca(&mut tunnel, client_ca.as_ref());
-    if let Some(pair) = leaf {
-        take_leaf(&mut tunnel, journal, &pair, moment).map_err(disk_failure)?;
-    }
-    tunnel
-        .custody
-        .clear(&tunnel.leaf.blobs())
-        .map_err(disk_failure)?;
-    Ok(tunnel)
+    Ok((tunnel, contents))
 }
 
 /// The state that the last record holds.
@@ -158,81 +160,19 @@ fn count_issued(facts: &mut Facts, journal: &Journal, tunnel: &str, moment: Mome
     }
 }
 
-/// Takes up the CA of another tool, if we have none, and notices one that is not ours if we have.
-fn take_ca(
-    tunnel: &mut Tunnel,
-    journal: &mut Journal,
-    stored: StoredCa,
-    moment: Moment,
-) -> Result<(), Failure> {
-    let sha256 = stored.certificate.fingerprint().to_string();
-    let path = tunnel.config.store.display().to_string();
-    if tunnel.ca.active.is_some() || tunnel.ca.making.is_some() {
-        let state = &tunnel.ca;
-        let ours = [&state.active, &state.standby, &state.old, &state.retired];
-        let known = ours.into_iter().flatten().any(|ca| ca.sha256 == sha256);
-        if !known && tunnel.ca.active.is_some() {
-            let text = format!(
-                "the store {path} holds a CA that this daemon did not make (sha256 {sha256}); it is not written until ca.crt is moved away"
-            );
-            tracing::error!(tunnel = tunnel.name, sha256, "foreign CA in the store");
-            tunnel.facts.conflict = Some(text);
-        }
-        return Ok(());
-    }
-    let Some(key) = stored.key else {
-        return Err(Failure::config(format!("{path} has ca.crt and no ca.key"))
-            .cause("the CA was made elsewhere and its key is kept there")
-            .next("put ca.key beside it, or move ca.crt away to have a new CA made"));
-    };
-    Authority::load(stored.certificate.clone(), key.clone(), moment.wall).map_err(|error| {
-        Failure::config(format!("the CA in {path} cannot sign"))
-            .caused_by(&error)
-            .next("put the right pair there, or move ca.crt and ca.key away to have a new CA made")
-    })?;
-    let failure = |error: DiskError| {
-        Failure::config(format!("cannot take up the CA in {path}")).caused_by(&error)
-    };
-    // Named by its content, so that crashes here do not add up.
-    let id = adopted_id(&sha256);
-    let custody = &tunnel.custody;
-    let blobs = [Blob::CaKey(&id), Blob::CaCertificate(&id)];
-    custody
-        .put(Blob::CaKey(&id), &key.to_pem())
-        .and_then(|()| custody.put(Blob::CaCertificate(&id), &stored.certificate.to_pem()))
-        .and_then(|()| custody.settle(&blobs))
-        .map_err(failure)?;
-    let next = authority::State {
-        active: Some(reference(&id, &stored.certificate)),
-        ..tunnel.ca.clone()
-    };
-    let mut entry = ca::entry(&next, &tunnel.ca);
-    entry.rotation_id = id;
-    "adopted".clone_into(&mut entry.reason);
-    journal
-        .append(
-            &tunnel.name,
-            Kind::Ca,
-            entry,
-            (moment.wall, moment.boot),
-            true,
-        )
-        .map_err(failure)?;
-    tracing::info!(tunnel = tunnel.name, sha256, "CA of the store taken up");
-    tunnel.ca = next;
-    Ok(())
-}
-
 /// A standby CA without its key can never sign: another is made.
 fn discard_lost_standby(
     tunnel: &mut Tunnel,
     journal: &mut Journal,
     moment: Moment,
 ) -> Result<(), DiskError> {
-    let standby = tunnel.ca.standby.as_ref();
-    let Some(lost) = standby.filter(|ca| tunnel.ca_key(ca).is_none()).cloned() else {
+    let Some(standby) = &tunnel.ca.standby else {
         return Ok(());
     };
+    if tunnel.ca_key(standby)?.is_some() {
+        return Ok(());
+    }
+    let lost = standby.sha256.clone();
     let next = tunnel.ca.discarded();
     let entry = ca::entry(&next, &tunnel.ca);
     let times = (moment.wall, moment.boot);
@@ -240,7 +180,7 @@ fn discard_lost_standby(
     tunnel.ca = next;
     tracing::error!(
         tunnel = tunnel.name,
-        sha256 = lost.sha256,
+        sha256 = lost,
         "the key of the standby CA is not in custody: another standby CA is made, which verifiers need"
     );
     Ok(())
@@ -275,77 +215,4 @@ fn load_certificates(tunnel: &mut Tunnel) -> Result<(), DiskError> {
         }
     }
     Ok(())
-}
-
-/// Takes up the server certificate of another tool, if it is good and newer than ours.
-fn take_leaf(
-    tunnel: &mut Tunnel,
-    journal: &mut Journal,
-    pair: &CertifiedKey,
-    moment: Moment,
-) -> Result<(), DiskError> {
-    let sha256 = pair.certificate().fingerprint().to_string();
-    let state = &tunnel.leaf;
-    let rotation = state.rotation.as_ref();
-    let ours = state.serving.iter().chain(&state.kept);
-    let mut ours = ours.chain(rotation.and_then(|rotation| rotation.leaf.as_ref()));
-    let not_before = pair.certificate().validity().not_before_unix();
-    let older = |leaf: &Leaf| not_before <= leaf.not_before;
-    if ours.any(|leaf| leaf.sha256 == sha256) || state.serving.as_ref().is_some_and(older) {
-        return Ok(());
-    }
-    // One in flight that may be out already has a generation; it is finished first.
-    let out = rotation.is_some_and(|rotation| rotation.phase >= server_certificate::Phase::Checked);
-    let Some(active) = tunnel.ca.active.clone().filter(|_| !out) else {
-        return Ok(());
-    };
-    let id = adopted_id(&sha256);
-    let mut leaf = describe(&id, pair, &active.sha256, moment);
-    leaf.foreign = true;
-    leaf.client_ca = tunnel.wanted_client_ca();
-    // The daily renewal is for ours. This one has its own life, and is replaced when two thirds of it
-    // are over.
-    let life = leaf.not_after.saturating_sub(leaf.not_before);
-    leaf.page_at = leaf.not_before + life * 17 / 20;
-    leaf.rekey_at = leaf.not_before + life * 2 / 3;
-    let Some(ca) = tunnel.certificates.get(&active.id) else {
-        return Ok(());
-    };
-    let linted = match lint_leaf(&tunnel.config, pair, ca, &leaf, moment.wall) {
-        Ok(linted) => linted,
-        Err(error) => {
-            let reason = error.chain();
-            tracing::warn!(
-                tunnel = tunnel.name,
-                reason,
-                "server certificate of the store is not used"
-            );
-            return Ok(());
-        }
-    };
-    let (key, certificate) = (Blob::LeafKey(&id), Blob::LeafCertificate(&id));
-    tunnel.custody.put(key, &pair.key_pem())?;
-    tunnel.custody.put(certificate, &pair.chain_pem())?;
-    tunnel.custody.settle(&[key, certificate])?;
-    let now = moment.unix();
-    let floor = tunnel.facts.floor;
-    let next = tunnel
-        .leaf
-        .restored(leaf, Cause::Adopted, "store", floor, now);
-    let entry = leaf::entry(&next, &tunnel.leaf);
-    let times = (moment.wall, moment.boot);
-    journal.append(&tunnel.name, Kind::ServerCertificate, entry, times, true)?;
-    tracing::info!(
-        tunnel = tunnel.name,
-        sha256,
-        "server certificate of the store taken up"
-    );
-    tunnel.leaf = next;
-    tunnel.pairs.insert(id, linted);
-    Ok(())
-}
-
-/// As long as a ULID, and never equal to one.
-fn adopted_id(sha256: &str) -> String {
-    format!("adopted-{}", sha256.get(..18).unwrap_or(sha256))
 }

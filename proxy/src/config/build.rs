@@ -22,17 +22,7 @@ const DURATION: &str = "write a number with a unit, for instance 30s, 1m30s or 5
 const ADDRESS: &str = "write IP:PORT or :PORT, for instance \":8080\"";
 
 pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, ConfigError> {
-    let log_level = raw
-        .log_level
-        .map_or_else(|| "info".to_owned(), |text| text.0);
-    if process::log::parse(&log_level).is_err() {
-        return Err(ConfigError::Value {
-            key: "log_level",
-            value: log_level,
-            reason: "is no level",
-            next: "write one of debug, info, warn, error",
-        });
-    }
+    let log_level = log_level(raw.log_level)?;
     let websocket = address("listen_addr", raw.listen_addr.as_ref())?;
     let carriers = raw.carriers.unwrap_or_default();
     let tls = tls_listener(carriers.tls)?;
@@ -56,17 +46,7 @@ pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, Con
     let upstream = upstream(raw.upstream.unwrap_or_default())?;
     // The daemon sends the tunnel's domain along with its credential.
     let bare = domain.is_some() || control.is_some();
-    let routes = match raw.routes {
-        Some(RawRoutes::Map(map)) => routes(map, bare, &upstream)?,
-        Some(RawRoutes::Daemon) if control.is_some() => RouteSource::Daemon,
-        Some(RawRoutes::Daemon) => return Err(ConfigError::DaemonRoutesWithoutControl),
-        None => {
-            return Err(ConfigError::Missing {
-                key: "routes",
-                next: "write one line for each upstream, name: scheme://host:port",
-            });
-        }
-    };
+    let routes = routes(raw.routes, control.is_some(), bare, &upstream)?;
     Ok(Config {
         log_level,
         websocket,
@@ -82,6 +62,19 @@ pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, Con
             &raw.limits.unwrap_or_default(),
             raw.shutdown_timeout.as_ref(),
         )?,
+    })
+}
+
+fn log_level(text: Option<Scalar>) -> Result<String, ConfigError> {
+    let level = text.map_or_else(|| "info".to_owned(), |text| text.0);
+    if process::log::parse(&level).is_ok() {
+        return Ok(level);
+    }
+    Err(ConfigError::Value {
+        key: "log_level",
+        value: level,
+        reason: "is no level",
+        next: "write one of debug, info, warn, error",
     })
 }
 
@@ -224,7 +217,25 @@ fn networks(list: Vec<Scalar>) -> Result<Vec<IpNet>, ConfigError> {
     networks.collect()
 }
 
+/// `daemon`: whether there is one to send them; `bare`: whether a subdomain alone says enough.
 fn routes(
+    raw: Option<RawRoutes>,
+    daemon: bool,
+    bare: bool,
+    upstream: &UpstreamPolicy,
+) -> Result<RouteSource, ConfigError> {
+    match raw {
+        Some(RawRoutes::Map(map)) => listed(map, bare, upstream),
+        Some(RawRoutes::Daemon) if daemon => Ok(RouteSource::Daemon),
+        Some(RawRoutes::Daemon) => Err(ConfigError::DaemonRoutesWithoutControl),
+        None => Err(ConfigError::Missing {
+            key: "routes",
+            next: "write one line for each upstream, name: scheme://host:port",
+        }),
+    }
+}
+
+fn listed(
     map: BTreeMap<String, control::Route>,
     bare: bool,
     upstream: &UpstreamPolicy,

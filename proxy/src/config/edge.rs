@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use super::build::{host_name, not_empty};
+use super::raw::empty_or_text;
 
 /// Connections to each instance when the file does not say: one may break, and nobody notices.
 const CONNECTIONS: usize = 2;
@@ -56,7 +57,9 @@ pub struct ForwardProxy {
 pub(super) struct RawEdge {
     url: Option<String>,
     addresses: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "empty_or_text")]
     ca_file: Option<PathBuf>,
+    #[serde(default, deserialize_with = "empty_or_text")]
     pin: Option<String>,
     tunnel: Option<String>,
     secret_file: Option<PathBuf>,

@@ -91,6 +91,7 @@ pub struct Raw {
 pub(super) struct RawTls {
     pub(super) cert_file: Option<String>,
     pub(super) key_file: Option<String>,
+    #[serde(default, deserialize_with = "empty_or_text")]
     pub(super) client_ca: Option<String>,
 }
 
@@ -152,6 +153,17 @@ pub(super) struct RawLimits {
     pub(super) concurrent_streams: Option<u32>,
     pub(super) upstream_idle: Option<Scalar>,
     pub(super) upstream_idle_connections: Option<usize>,
+}
+
+/// For a key whose absence is the weaker choice: with nothing behind it, it is empty and not absent.
+pub(super) fn empty_or_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::<T>::deserialize(deserializer)
+        .map(Option::unwrap_or_default)
+        .map(Some)
 }
 
 /// Any scalar as text, so that `shutdown_timeout: 30` is refused for its missing unit and not for

@@ -234,6 +234,7 @@ async fn half_a_pair_and_rubbish_keep_the_last_good_one() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn what_is_not_taken_up_is_told_with_the_path_of_its_file_and_the_next_step() {
     let (ca, client, mut stand) = (Ca::new(), Client::new(), Stand::with(Some("clients")).await);
     let good = ca.credential(7);

@@ -15,6 +15,7 @@ fn now() -> SystemTime {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn each_fault_is_refused_for_its_own_reason_and_the_last_good_one_stays() {
     let (ca, pipes) = (Ca::new(), Pipes::new());
     let good = ca.credential(1);

@@ -70,6 +70,20 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
     }
 }
 
+/// Nothing behind the key is a template that was not filled in, and not the wish to trust everybody.
+#[test]
+fn an_authority_that_is_given_empty_is_not_left_out() {
+    for (key, what) in [
+        ("ca_file", "carriers.edge.ca_file: \"\" is empty"),
+        ("pin", "carriers.edge.pin: \"\" is no SHA-256"),
+    ] {
+        for value in ["", "null", "~", "''"] {
+            let said = refusal(&file(&format!("{GOOD}, {key}: {value}")));
+            assert!(said.starts_with(what), "{key}: {value}: {said}");
+        }
+    }
+}
+
 #[test]
 fn mutual_inner_tls_is_required_unless_the_switch_is_named() {
     let open = file(GOOD).replace(", client_ca: /d", "");

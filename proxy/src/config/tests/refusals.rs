@@ -3,6 +3,7 @@
 use super::{GOOD, refusal, with};
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_refusal_of_routes_has_its_text_and_its_next_step() {
     let no_routes = "listen_addr: ':8080'\ncontrol: {socket: /run/k.sock}\n";
     let map = "write routes as a map with one line for each, name: scheme://host:port";
@@ -149,12 +150,18 @@ fn each_refusal_of_keys_and_networks_has_its_text_and_its_next_step() {
             "tls.client_ca: \"\" is empty",
             "write the path of the file, or leave the line out",
         ),
+        (
+            with("tls:\n  cert_file: /c\n  key_file: /k\n  client_ca:"),
+            "tls.client_ca: \"\" is empty",
+            "write the path of the file, or leave the line out",
+        ),
     ] {
         assert_eq!(refusal(&text), format!("{what}\n  next: {next}"), "{text}");
     }
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_refusal_of_anything_else_has_its_text_and_its_next_step() {
     let duration = "write a number with a unit, for instance 30s, 1m30s or 500ms";
     let address = "write IP:PORT or :PORT, for instance \":8080\"";
