@@ -394,6 +394,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn a_certificate_counts_by_chain_denial_name_and_dates_and_network_besides() {
         let (ca, other) = (Ca::new(), Ca::new());
         let agent = ca.client("agent-1.example");

@@ -17,6 +17,7 @@ use crate::rig::{HOST, Hello, Line, until, within};
 const CLIENTS: &str = "client_ca_files: [FOLDER/client-ca.pem]";
 
 /// A CA of somebody else's tools and a certificate under it with this one name.
+#[expect(clippy::too_many_lines, reason = "one stage, set up in one place")]
 async fn issued(stand: &Stand, name: &str) -> (String, String) {
     let file = |name: &str| stand.file(name);
     let new = [

@@ -24,6 +24,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
+    #[expect(clippy::too_many_lines, reason = "one stage, set up in one place")]
     pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
@@ -153,6 +154,10 @@ fn ports() -> [SocketAddr; 3] {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 async fn tokens_of_a_kubernetes_api_server_buy_access_by_its_keys_and_by_its_discovery() {
     let (world, cluster) = tokio::join!(World::start(), Cluster::start());
     for account in ["workload", "other"] {

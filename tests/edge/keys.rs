@@ -267,6 +267,10 @@ where
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 async fn with_every_key_of_an_edge_nobody_can_be_an_agent_to_a_proxy() {
     let world = World::start().await;
     let tunnel = world.tunnel().await;

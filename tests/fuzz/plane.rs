@@ -81,6 +81,7 @@ fn requests_to_the_tunnels_api() {
 
 /// The same by somebody who may do everything, so that bodies are read as well.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn bodies_of_the_tunnels_api() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -355,6 +355,7 @@ fn identifiers_of_json_rpc() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn certificates_and_keys() {
     let issuer = Issuer::new();
     let pair = issuer.pair();

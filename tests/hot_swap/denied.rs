@@ -5,6 +5,10 @@ use control::Policy;
 use crate::rig::{Answer, Carrier, HOST, Hello, Line, Rig, TUNNEL, until};
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 async fn a_denied_client_loses_its_stream_and_does_not_come_back_on_a_resumed_session() {
     let mut rig = Rig::start(|setup| setup).await;
     let mut mutual = rig.issuer.credential(2);

@@ -23,6 +23,10 @@ const EXPLAINED: [(&str, &str); 4] = [
 const COMPLAINTS: [&str; 4] = ["LOW", "MEDIUM", "HIGH", "CRITICAL"];
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 async fn testssl_finds_nothing_that_is_not_explained() {
     let front = Front::start(None, |_| {}).await;
     let folder = tempfile::tempdir().expect("a temporary folder");

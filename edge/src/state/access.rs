@@ -227,6 +227,7 @@ mod tests {
     type Change<'a> = &'a dyn Fn(&mut api::Access);
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn a_slip_in_the_access_list_is_named_by_its_place() {
         let ca = authority();
         let with = |change: Change<'_>| {

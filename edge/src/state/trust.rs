@@ -327,6 +327,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn an_issuer_that_could_never_be_asked_is_refused_by_the_name_of_its_field() {
         let good = "https://id.example";
         let cases = [

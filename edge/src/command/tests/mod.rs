@@ -141,6 +141,7 @@ async fn nothing_is_done_before_the_state_has_an_edge_and_none_takes_another_one
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn every_command_does_what_it_says_and_is_written_down() {
     let desk = Desk::new();
     desk.run(&["init", "--name", "edge.test"]).await.unwrap();
@@ -217,6 +218,10 @@ async fn every_command_does_what_it_says_and_is_written_down() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 async fn issuers_and_rules_are_made_and_a_token_is_explained_against_them() {
     let desk = Desk::new();
     desk.run(&["init", "--name", "edge.test"]).await.unwrap();

@@ -21,6 +21,10 @@ pub(super) fn bundle(signer: &Signer, payload: &Value) -> String {
     signer.sign_text(&header.to_string(), &payload.to_string())
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a story, told in the order in which it happens"
+)]
 async fn bundles_are_kept_in_order_and_by_their_keys(stage: Stage) {
     let served = Served::new(stage).await;
     let id = tunnel(&served).await;

@@ -140,6 +140,7 @@ async fn each_rule_for_a_ca_certificate_is_refused_in_its_own_words(stage: Stage
 }
 
 /// CA certificates that openssl makes and the rules of the upload refuse: name, PEM, words.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn openssl_cases() -> Vec<(&'static str, String, &'static str)> {
     const CA: &str = "basicConstraints=critical,CA:TRUE";
     const SIGN: &str = "keyUsage=critical,keyCertSign,cRLSign";

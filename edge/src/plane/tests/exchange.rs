@@ -106,6 +106,7 @@ async fn every_denial_is_the_same_answer_and_its_reason_is_in_the_audit_log(stag
     assert_eq!(row.actor, "source:127.0.0.1");
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn what_is_malformed_is_named(stage: Stage) {
     let served = Served::new(stage).await;
     let good = json!({"grant_type": api::grant::JWT_BEARER, "assertion": "x", "federation_rule_id": "fdrl_0"});

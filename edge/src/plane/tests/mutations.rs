@@ -62,6 +62,7 @@ impl Target {
     }
 
     /// All of them, in an order in which each can be done.
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn mutations(&self) -> Vec<Mutation> {
         let reason = || json!({"reason": "a test"});
         let pem = json!({"ca_certificate_pem": ca("table")});

@@ -77,6 +77,7 @@ impl Table {
     }
 
     /// What is presented, and how the reason begins.
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn cases(&self) -> Vec<(String, &'static str)> {
         let twice = good().to_string().replacen('{', "{\"sub\":\"x\",", 1);
         let header = json!({"alg": "ES256", "kid": "k"}).to_string();
