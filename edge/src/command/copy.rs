@@ -3,14 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use process::{Exit, Failure};
 use serde_json::{Value, json};
 
 use super::open::{self, Session, StateOptions};
 use super::output::{failed, print};
-use crate::state::{Backup, BackupError, State};
+use crate::state::{Backup, BackupError, SchemaError, State};
 
 /// To somebody whose tokens do not open after a restore.
 const NEXT: &str = "put the seal.key that was beside the backed-up state into this state's directory, mode 0600, and start the edge again; without it these tokens still connect but cannot be revealed: keyward-edge token rotate TUNNEL makes new ones";
@@ -67,14 +67,47 @@ async fn write(draft: &Path, session: &Session) -> Result<u64, BackupError> {
     Ok(rows)
 }
 
-/// Also into a state that is made by it: the edge's name is in the backup. So all of the backup is read
-/// first: one that is no good must not leave an empty state, which the edge would then start on.
+/// Also into a state that is made by it: the edge's name is in the backup. One that is no good must not leave
+/// an empty state, which the edge would then start on: so all of it is read first, and what was made for
+/// one that the database refuses is taken away again.
 pub(super) async fn restore(file: &Path, options: &StateOptions) -> Result<(), Failure> {
     let backup = read(file).map_err(|error| ended(&error))?;
+    let absent = Absent::of(options);
     let state = &open::restorable(options).await?;
     let restored = put_back(file, &backup, state).await;
+    // Another edge may have begun there meanwhile.
+    let bare = restored.is_err() && state.is_bare().await;
     state.close().await;
+    if bare {
+        absent.restore();
+    }
     print(&restored?)
+}
+
+/// What of a state was not there.
+struct Absent {
+    files: Vec<PathBuf>,
+    directory: Option<PathBuf>,
+}
+
+impl Absent {
+    fn of(options: &StateOptions) -> Self {
+        let files = options.files().into_iter();
+        Self {
+            files: files.filter(|file| !file.exists()).collect(),
+            directory: Some(options.state.clone()).filter(|directory| !directory.exists()),
+        }
+    }
+
+    /// As it was. What cannot be taken away is private, and empty but for a key that has sealed nothing.
+    fn restore(self) {
+        for file in self.files {
+            let _ = std::fs::remove_file(file);
+        }
+        if let Some(directory) = self.directory {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
 }
 
 fn read(file: &Path) -> Result<Backup, BackupError> {
@@ -98,20 +131,26 @@ async fn put_back(file: &Path, backup: &Backup, state: &State) -> Result<Value, 
 
 fn ended(error: &BackupError) -> Failure {
     let exit = match error {
-        BackupError::Database(_) => Exit::Unavailable,
+        BackupError::Database(_) | BackupError::Forward(SchemaError::Database(_)) => {
+            Exit::Unavailable
+        }
+        BackupError::Forward(SchemaError::Newer { .. }) => Exit::Config,
         _ => Exit::Usage,
     };
     let next = match error {
         BackupError::File(_) => {
             "name a file that this user can read, or for backup one that is not there yet"
         }
-        BackupError::Damaged { .. } => {
+        BackupError::Damaged { .. } | BackupError::Refused(_) => {
             "take another backup: this one is not whole, and nothing was changed"
         }
         BackupError::Schema { .. } => {
             "restore it with that release, then start this one on the state"
         }
-        BackupError::Database(_) => {
+        BackupError::Forward(SchemaError::Newer { .. }) => {
+            "use the release that this state belongs to, or another state"
+        }
+        BackupError::Database(_) | BackupError::Forward(_) => {
             "see whether the database runs, and whether this user may use it"
         }
     };

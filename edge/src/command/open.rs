@@ -12,6 +12,9 @@ use crate::state::{
 
 /// Where the state lies unless told otherwise.
 const DEFAULT_DIRECTORY: &str = "/var/lib/keyward-edge";
+/// Its files.
+const SEAL: &str = "seal.key";
+const DATABASE: &str = "edge.db";
 /// Under which the help of every command that has a use for the state names it, after its own words.
 const STATE: &str = "State";
 /// How long an operator waits for the edges to act on a change.
@@ -85,7 +88,14 @@ impl StateOptions {
     ///
     /// 78 for a key file or URL that cannot be used, 69 if the database cannot be reached.
     pub async fn open(&self, edge: &str) -> Result<State, Failure> {
-        let seal_file = self.state.join("seal.key");
+        let (seal, settings) = self.sealed(edge)?;
+        let opened = State::open(&self.url()?, seal, settings).await;
+        opened.map_err(|error| unopened(&error))
+    }
+
+    /// What a state is opened with.
+    fn sealed(&self, edge: &str) -> Result<(Seal, Settings), Failure> {
+        let seal_file = self.state.join(SEAL);
         let seal = Seal::open(&seal_file).map_err(|error| {
             let what = format!("cannot use {}", seal_file.display());
             Failure::config(what)
@@ -96,9 +106,17 @@ impl StateOptions {
             edge: edge.to_owned(),
             reveal: !self.no_reveal,
         };
-        let url = self.url()?;
-        let opened = State::open(&url, seal, settings).await;
-        opened.map_err(|error| unopened(&error))
+        Ok((seal, settings))
+    }
+
+    /// The key file, and what `SQLite` writes if it is that.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.state.join(SEAL)];
+        if self.database_url_file.is_none() {
+            let endings = ["", "-wal", "-shm", "-journal"].into_iter();
+            files.extend(endings.map(|ending| self.state.join(format!("{DATABASE}{ending}"))));
+        }
+        files
     }
 
     /// Opens the state of the edge `name`, and makes it at the first start.
@@ -118,7 +136,7 @@ impl StateOptions {
 
     pub(super) fn url(&self) -> Result<String, Failure> {
         let Some(file) = &self.database_url_file else {
-            return Ok(State::file_url(&self.state.join("edge.db")));
+            return Ok(State::file_url(&self.state.join(DATABASE)));
         };
         let text = std::fs::read_to_string(file).map_err(|error| {
             Failure::config(format!("cannot read {}", file.display())).caused_by(&error)
@@ -169,10 +187,12 @@ pub(super) async fn open(options: &StateOptions) -> Result<Session, Failure> {
     })
 }
 
-/// Opens the state to put a backup into it, and makes what is not there, but for the edge's name.
+/// Opens the state to put a backup into it, and makes what is not there, but for the schema and the edge's name.
 pub(super) async fn restorable(options: &StateOptions) -> Result<State, Failure> {
     make_private(&options.state)?;
-    options.open("").await
+    let (seal, settings) = options.sealed("")?;
+    let connected = State::connect(&options.url()?, seal, settings).await;
+    connected.map_err(|error| unopened(&error))
 }
 
 /// Seconds since 1970.

@@ -9,10 +9,13 @@ use std::io::{BufRead, Write};
 
 use serde_json::{Map, Value, json};
 use sqlx::any::AnyRow;
+use sqlx::error::ErrorKind;
 use sqlx::{Any, Row, Transaction};
 use thiserror::Error;
 
-use super::{By, DatabaseError, Entry, Outcome, State, audit, schema, signed, unsigned};
+use super::{
+    By, DatabaseError, Entry, Outcome, SchemaError, State, audit, next, schema, signed, unsigned,
+};
 
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, Error)]
@@ -39,6 +42,12 @@ pub enum BackupError {
         /// In this program.
         known: i64,
     },
+    /// Rows that cannot stand beside each other, or beside what is kept.
+    #[error("the database refuses what the backup holds")]
+    Refused(#[source] sqlx::Error),
+    /// The database has another schema than this program.
+    #[error(transparent)]
+    Forward(#[from] SchemaError),
     /// The database did not do what it should.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -229,16 +238,17 @@ impl State {
         Ok(rows)
     }
 
-    /// Puts back what a backup holds: all of it or nothing. Edges that run act on it as on any change.
-    /// The number of rows.
+    /// Puts back what a backup holds, and the schema around it where there is none: all of it or nothing. Edges
+    /// that run act on it as on any change. The number of rows.
     ///
     /// # Errors
     ///
     /// [`BackupError`]: then nothing has changed.
     pub async fn restore(&self, by: &By, backup: &Backup) -> Result<u64, BackupError> {
         let Backup { head, rows } = backup;
-        let mut change = self.change(by).await?;
-        let transaction = &mut change.transaction;
+        let mut whole = schema::forward(&self.pool).await?;
+        let transaction = &mut whole;
+        let change = next(transaction, "change").await?;
         for table in DROPPED {
             let query = format!("DELETE FROM {table}");
             sqlx::query(&query).execute(&mut **transaction).await?;
@@ -251,7 +261,7 @@ impl State {
             table.insert(transaction, row).await?;
         }
         // Above both, so that every edge reads anew and no position is given twice.
-        let number = change.number.max(head.change.saturating_add(1));
+        let number = change.max(head.change.saturating_add(1));
         sqlx::query("UPDATE sequence SET value = $1 WHERE name = 'change'")
             .bind(number)
             .execute(&mut **transaction)
@@ -269,7 +279,7 @@ impl State {
             ..Entry::default()
         };
         audit::write(transaction, by, entry, Outcome::Done).await?;
-        change.transaction.commit().await?;
+        whole.commit().await?;
         Ok(unsigned(i64::try_from(rows.len()).unwrap_or(i64::MAX)))
     }
 }
@@ -292,7 +302,7 @@ impl Table {
         &self,
         transaction: &mut Transaction<'static, Any>,
         row: &Map<String, Value>,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<(), BackupError> {
         let places: Vec<String> = (1..=self.columns.len()).map(|n| format!("${n}")).collect();
         let kept = if self.kept {
             " ON CONFLICT DO NOTHING"
@@ -314,7 +324,7 @@ impl Table {
                 query.bind(value.and_then(Value::as_str).map(str::to_owned))
             };
         }
-        query.execute(&mut **transaction).await?;
+        query.execute(&mut **transaction).await.map_err(refused)?;
         Ok(())
     }
 
@@ -327,6 +337,21 @@ impl Table {
                     v.is_null() || v.is_i64() == number && (number || v.is_string())
                 })
             })
+    }
+}
+
+/// Of a row: whether it is at fault, or the database.
+fn refused(error: sqlx::Error) -> BackupError {
+    let breach = error.as_database_error().is_some_and(|error| {
+        error.is_foreign_key_violation()
+            || error.is_unique_violation()
+            || error.is_check_violation()
+            || matches!(error.kind(), ErrorKind::NotNullViolation)
+    });
+    if breach {
+        BackupError::Refused(error)
+    } else {
+        error.into()
     }
 }
 

@@ -65,6 +65,18 @@ impl State {
     ///
     /// [`OpenError`]; a schema that is newer than this program is refused and left as it is.
     pub async fn open(url: &str, seal: Seal, settings: Settings) -> Result<Self, OpenError> {
+        let this = Self::connect(url, seal, settings).await?;
+        schema::migrate(&this.pool).await?;
+        Ok(this)
+    }
+
+    /// The same, and its schema is left as it is: for [`restore`](Self::restore), which brings it forward
+    /// together with what it puts there, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn connect(url: &str, seal: Seal, settings: Settings) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
         let options = transport::options(url)?;
         if url.starts_with("sqlite:") && !url.contains(":memory:") {
@@ -78,12 +90,17 @@ impl State {
             .connect_with(options)
             .await
             .map_err(OpenError::Connect)?;
-        schema::migrate(&pool).await?;
         Ok(Self {
             pool,
             seal: Arc::new(seal),
             settings: Arc::new(settings),
         })
+    }
+
+    /// Whether nothing was ever put there: not even the schema.
+    pub async fn is_bare(&self) -> bool {
+        let asked = sqlx::query("SELECT number FROM schema_version");
+        asked.fetch_one(&self.pool).await.is_err()
     }
 
     /// Whether [`open`](Self::open) would connect by `url` at all; nothing is opened.

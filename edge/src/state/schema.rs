@@ -32,6 +32,11 @@ pub(super) fn current() -> i64 {
 
 /// Brings the database forward, all of it or nothing. Several edges may do so at once.
 pub(super) async fn migrate(pool: &AnyPool) -> Result<(), SchemaError> {
+    Ok(forward(pool).await?.commit().await?)
+}
+
+/// A transaction in which the database is of this program's schema, and after it if it is committed.
+pub(super) async fn forward(pool: &AnyPool) -> Result<Transaction<'static, Any>, SchemaError> {
     // SQLite: as a writer from the start, because a reader that turns into one may be refused.
     let begin = match pool.acquire().await?.backend_name() {
         "SQLite" => "BEGIN IMMEDIATE",
@@ -58,8 +63,7 @@ pub(super) async fn migrate(pool: &AnyPool) -> Result<(), SchemaError> {
         .bind(current())
         .execute(&mut *transaction)
         .await?;
-    transaction.commit().await?;
-    Ok(())
+    Ok(transaction)
 }
 
 /// The first of two waits for the second's end: `SQLite` has one writer, `PostgreSQL` a lock by number.
@@ -80,7 +84,7 @@ async fn exclude_others(transaction: &mut Transaction<'static, Any>) -> Result<(
 }
 
 /// One at a time, comments left out; no statement of ours has a semicolon inside.
-fn statements(migration: &str) -> Vec<String> {
+pub(super) fn statements(migration: &str) -> Vec<String> {
     let lines: Vec<&str> = migration
         .lines()
         .filter(|line| !line.trim_start().starts_with("--"))

@@ -2,7 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod issuer;
-mod postgres;
+pub(crate) mod postgres;
 pub(crate) mod stage;
 
 /// Each test once on `SQLite` and once on `PostgreSQL`: `on_both!(a, b)` for `async fn a(stage: Stage)`.

@@ -22,7 +22,7 @@ struct Cluster {
 }
 
 /// The URL of a new, empty database.
-pub(super) async fn database() -> String {
+pub(crate) async fn database() -> String {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let port = tokio::task::spawn_blocking(|| CLUSTER.get_or_init(start).port)

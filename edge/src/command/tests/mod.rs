@@ -6,22 +6,35 @@ use std::path::Path;
 
 use clap::Parser;
 use process::{Exit, Failure};
+use sqlx::Connection;
 use tempfile::TempDir;
 
 use super::{Arguments, command_line, open, operate};
 use crate::state::{Rotation, Scope};
 use crate::tests::clock::START;
 use crate::tests::issuer::{Signer, claims_at};
+use crate::tests::postgres;
 
 struct Desk {
     directory: TempDir,
+    /// The file with the URL, if it is not `SQLite`.
+    database: Option<String>,
 }
 
 impl Desk {
     fn new() -> Self {
         Self {
             directory: tempfile::tempdir().unwrap(),
+            database: None,
         }
+    }
+
+    /// How its state is named on a command line.
+    fn named(&self) -> impl Iterator<Item = OsString> {
+        let state = ["--state".into(), self.state().into()];
+        let database = self.database.iter();
+        let database = database.flat_map(|file| ["--database-url-file".into(), file.into()]);
+        state.into_iter().chain(database)
     }
 
     fn state(&self) -> std::path::PathBuf {
@@ -35,22 +48,16 @@ impl Desk {
     }
 
     async fn run(&self, words: &[&str]) -> Result<(), Failure> {
-        let state = OsString::from(self.state());
         let words = words.iter().map(OsString::from);
         let all = [OsString::from("keyward-edge")].into_iter().chain(words);
-        let all = all.chain([OsString::from("--state"), state]);
+        let all = all.chain(self.named());
         let arguments = Arguments::try_parse_from(all).unwrap_or_else(|error| panic!("{error}"));
         Box::pin(operate(arguments.command, arguments.state)).await
     }
 
     async fn session(&self) -> open::Session {
-        let words = [
-            "keyward-edge",
-            "audit",
-            "--state",
-            self.state().to_str().unwrap(),
-        ]
-        .map(OsString::from);
+        let words = ["keyward-edge", "audit"].map(OsString::from);
+        let words = words.into_iter().chain(self.named());
         let arguments = Arguments::try_parse_from(words).unwrap();
         open::open(&arguments.state).await.unwrap()
     }
@@ -447,6 +454,55 @@ async fn a_restore_of_what_is_no_backup_leaves_nothing_that_an_edge_could_start_
         assert!(said.contains(why) && said.contains("\n  next: "), "{said}");
         assert!(!desk.state().exists(), "{file}");
     }
+}
+
+#[tokio::test]
+async fn a_restore_that_only_the_database_refuses_leaves_either_database_as_it_was() {
+    let old = Desk::new();
+    old.run(&["init", "--name", "edge.test"]).await.unwrap();
+    old.run(&["tunnel", "create"]).await.unwrap();
+    let file = old.directory.path().join("backup.jsonl");
+    old.run(&["backup", file.to_str().unwrap()]).await.unwrap();
+    // A token of a tunnel that is not there: whole as a file, and refused as a row.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let orphan = text.replace("\"tunnel\":\"tnl_", "\"tunnel\":\"tnl_0");
+    assert_ne!(orphan, text);
+    for url in [None, Some(postgres::database().await)] {
+        let mut new = Desk::new();
+        let broken = new.file("broken", &orphan);
+        new.database = url.as_deref().map(|url| new.file("url", url));
+        let failure = new.run(&["restore", &broken]).await.unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        let said = failure.to_string();
+        let cause = "the database refuses what the backup holds";
+        assert!(
+            said.contains(cause) && said.contains("\n  next: "),
+            "{said}"
+        );
+        assert!(!new.state().exists(), "nothing was left");
+        if let Some(url) = url {
+            assert_eq!(tables(&url).await, 0);
+        }
+        // The whole one goes there all the same.
+        new.run(&["restore", file.to_str().unwrap()]).await.unwrap();
+        assert_eq!(new.tunnel().await, old.tunnel().await);
+        // And one that is refused leaves what is there.
+        new.run(&["tunnel", "create"]).await.unwrap();
+        let made = new.tunnel().await;
+        new.run(&["restore", &broken]).await.unwrap_err();
+        assert_eq!(new.tunnel().await, made);
+    }
+}
+
+/// Of a `PostgreSQL` database.
+async fn tables(url: &str) -> i64 {
+    let mut connection = sqlx::AnyConnection::connect(url).await.unwrap();
+    let asked = "SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'";
+    let (count,) = sqlx::query_as(asked)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    count
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ async fn a_damaged_backup_changes_nothing(given: Stage) {
     let orphan = text.replace("\"tunnel\":\"tnl_", "\"tunnel\":\"tnl_0");
     assert!(matches!(
         state.restore(&by, &read(orphan.as_bytes())).await,
-        Err(BackupError::Database(_))
+        Err(BackupError::Refused(_))
     ));
     assert_eq!(state.snapshot(by.now).await.unwrap(), snapshot);
 }

@@ -2,5 +2,7 @@
 
 mod backup;
 mod changes;
+mod rules;
+mod schema;
 mod several;
 mod transport;

@@ -1,10 +1,8 @@
-//! Several edges on one database, an older program on a newer schema.
+//! Several edges on one database.
 
 use std::collections::BTreeSet;
 
-use crate::state::{
-    Grant, LiveRow, Mark, OpenError, Page, SchemaError, Scope, Seal, Settings, State, sha256,
-};
+use crate::state::{Grant, LiveRow, Mark, Page, Scope, sha256};
 use crate::tests::issuer::{Signer, issuer, rule};
 use crate::tests::on_both;
 use crate::tests::stage::Stage;
@@ -17,12 +15,7 @@ on_both!(
     an_access_token_ends_with_its_time_its_rule_and_its_issuer,
     a_change_counts_the_edges_that_act_on_it,
     live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_not,
-    a_newer_schema_is_refused_and_left_alone,
-    an_earlier_schema_is_brought_forward_with_what_it_holds,
     autonomous_systems_need_a_table_on_every_edge_that_serves,
-    two_edges_that_start_on_an_empty_database_both_come_up,
-    a_rule_that_would_take_everybody_is_not_made,
-    a_rule_for_an_issuer_of_everybody_names_a_tenant,
 );
 
 async fn a_change_on_one_edge_is_seen_on_the_other(given: Stage) {
@@ -281,43 +274,6 @@ async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_
     );
 }
 
-async fn a_newer_schema_is_refused_and_left_alone(given: Stage) {
-    let newer = "UPDATE schema_version SET number = number + 1";
-    sqlx::query(newer).execute(&given.state.pool).await.unwrap();
-    let settings = Settings {
-        edge: "edge.test".to_owned(),
-        reveal: true,
-    };
-    let seal = Seal::new(&[7; 32]).unwrap();
-    let refused = State::open(&given.url, seal, settings).await.unwrap_err();
-    assert!(matches!(
-        refused,
-        OpenError::Schema(SchemaError::Newer { found: 3, known: 2 })
-    ));
-    let (found,): (i64,) = sqlx::query_as("SELECT number FROM schema_version")
-        .fetch_one(&given.state.pool)
-        .await
-        .unwrap();
-    assert_eq!(found, 3);
-}
-
-async fn an_earlier_schema_is_brought_forward_with_what_it_holds(given: Stage) {
-    let id = given.state.create_tunnel(&given.by(), None).await;
-    let id = id.unwrap().0.id;
-    // As the first schema was.
-    for statement in [
-        "ALTER TABLE instance DROP COLUMN asns",
-        "UPDATE schema_version SET number = 1",
-    ] {
-        let done = sqlx::query(statement).execute(given.state.pool()).await;
-        done.unwrap();
-    }
-    assert!(given.state.beat("a", 0, true, 1).await.is_err());
-    let later = given.another().await;
-    later.beat("a", 0, true, 1).await.unwrap();
-    assert!(later.tunnel(&id).await.unwrap().is_some());
-}
-
 async fn autonomous_systems_need_a_table_on_every_edge_that_serves(given: Stage) {
     let (state, by) = (&given.state, given.by());
     let id = state.create_tunnel(&by, None).await.unwrap().0.id;
@@ -349,126 +305,4 @@ async fn autonomous_systems_need_a_table_on_every_edge_that_serves(given: Stage)
     put().await.unwrap();
     state.beat("b", 0, false, by.now - 10).await.unwrap();
     put().await.expect("it was not seen for long enough");
-}
-
-async fn two_edges_that_start_on_an_empty_database_both_come_up(given: Stage) {
-    // An empty one: everything of the first start is taken away again.
-    for table in [
-        "audit",
-        "live_connection",
-        "instance",
-        "idempotency",
-        "used_assertion",
-        "access_token",
-        "rule",
-        "issuer",
-        "bundle",
-        "access",
-        "certificate",
-        "connector_credential",
-        "tunnel",
-        "setting",
-        "sequence",
-        "schema_version",
-    ] {
-        let query = format!("DROP TABLE {table}");
-        sqlx::query(&query)
-            .execute(&given.state.pool)
-            .await
-            .unwrap();
-    }
-    let (one, two, three) = tokio::join!(given.another(), given.another(), given.another());
-    for state in [&one, &two, &three] {
-        state.create_tunnel(&given.by(), None).await.unwrap();
-    }
-    assert_eq!(one.last_change().await.unwrap(), 3);
-}
-
-async fn a_rule_that_would_take_everybody_is_not_made(given: Stage) {
-    let (state, by) = (&given.state, given.by());
-    let issuer = state
-        .add_issuer(&by, &issuer(vec![Signer::p256().jwk("a")]))
-        .await
-        .unwrap();
-    let good = rule(&issuer.id);
-    let with = |change: &dyn Fn(&mut crate::state::Rule)| {
-        let mut rule = good.clone();
-        change(&mut rule);
-        rule
-    };
-    let cases: [(crate::state::Rule, &str); 8] = [
-        (with(&|r| r.r#match.audience.clear()), "match.audience"),
-        (with(&|r| r.r#match.subject_prefix = None), "match:"),
-        (
-            with(&|r| r.r#match.subject_prefix = Some("*".to_owned())),
-            "match:",
-        ),
-        (
-            with(&|r| r.r#match.subject_prefix = Some("a*b".to_owned())),
-            "match.subject_prefix",
-        ),
-        (
-            with(&|r| r.token_lifetime_seconds = 59),
-            "token_lifetime_seconds",
-        ),
-        (with(&|r| r.name = "A".to_owned()), "name"),
-        (
-            with(&|r| r.issuer_id = "fdis_0".to_owned()),
-            "no such issuer",
-        ),
-        (
-            with(&|r| r.tunnel_id = Some("tnl_0".to_owned())),
-            "no such tunnel",
-        ),
-    ];
-    for (rule, names) in cases {
-        let refused = state.add_rule(&by, &rule).await.unwrap_err().to_string();
-        assert!(refused.starts_with(names), "{refused} for {names}");
-    }
-    state.add_rule(&by, &good).await.unwrap();
-    let taken = state.add_rule(&by, &good).await.unwrap_err().to_string();
-    assert!(taken.starts_with("name: is taken"), "{taken}");
-}
-
-async fn a_rule_for_an_issuer_of_everybody_names_a_tenant(given: Stage) {
-    let (state, by) = (&given.state, given.by());
-    let github = "https://token.actions.githubusercontent.com";
-    for (name, url, subject, claim, good) in [
-        ("a", github, "repo:acme/infra:*", None, true),
-        ("b", github, "repo:acme/*", None, true),
-        ("c", github, "repo:acme*", None, false),
-        ("d", github, "repo:*", None, false),
-        ("e", github, "*", Some("event_name"), false),
-        ("f", github, "*", Some("repository_owner_id"), true),
-        ("g", github, "repo:acme/infra:pull_request", None, true),
-        ("h", "https://gitlab.com", "project_path:acme/*", None, true),
-        ("i", "https://gitlab.com", "project_path:*", None, false),
-        ("j", "https://accounts.google.com", "1*", None, false),
-        ("k", "https://accounts.google.com", "1*", Some("hd"), true),
-        (
-            "l",
-            "https://accounts.google.com/",
-            "10769150350006150715113082367",
-            None,
-            true,
-        ),
-        ("m", "https://issuer.test", "repo:*", None, true),
-    ] {
-        let mut issuer = issuer(vec![Signer::p256().jwk("a")]);
-        (issuer.name, issuer.issuer_url) = (name.to_owned(), url.to_owned());
-        let issuer = state.add_issuer(&by, &issuer).await.unwrap();
-        let mut rule = rule(&issuer.id);
-        rule.name = name.to_owned();
-        rule.r#match.subject_prefix = Some(subject.to_owned());
-        let claims = claim.map(|claim| (claim.to_owned(), "x".to_owned()));
-        rule.r#match.claims.extend(claims);
-        let made = state.add_rule(&by, &rule).await;
-        assert_eq!(made.is_ok(), good, "{subject} at {url}");
-        if let Err(refused) = made {
-            assert!(
-                refused.to_string().contains("signs for everybody"),
-                "{refused}"
-            );
-        }
-    }
 }
