@@ -31,6 +31,7 @@ mod openapi;
 mod path;
 #[path = "../edge/src/tests/postgres.rs"]
 mod postgres;
+mod program;
 mod rotated;
 mod several;
 mod signals;

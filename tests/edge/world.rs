@@ -358,7 +358,7 @@ async fn serve(
 ) -> Program {
     let at = folder.display();
     let config = format!(
-        "listen_addr: {address}\nname: {EDGE}\nhealth: {{listen_addr: '{health}'}}\n\
+        "listen_addr: '{address}'\nname: {EDGE}\nhealth: {{listen_addr: '{health}'}}\n\
          certificate: {{cert_file: {at}/front.crt, key_file: {at}/front.key, ca_files: [{at}/front-ca.pem]}}\n{more}"
     );
     let file = folder.join(format!("{name}.yaml"));

@@ -8,86 +8,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use process::Tasks;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
+use super::servers::{Holding, Server, ok};
 use crate::assertion::{KeyStore, Refusal, Resolver, system_resolver, verify};
 use crate::state::{Issuer, KeySource};
 use crate::tests::clock::{START, StandingClock};
 use crate::tests::issuer::{Signer, claims, issuer, rule};
-
-type Answers = Arc<dyn Fn(&str) -> String + Send + Sync>;
-
-/// A server that answers each path with what it is told, byte for byte.
-struct Server {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    async fn start(answers: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> Self {
-        Self::start_on("127.0.0.1:0", answers).await
-    }
-
-    async fn start_on(
-        address: &str,
-        answers: impl Fn(&str, &str) -> String + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let log = asked.clone();
-        let base = format!("http://{address}");
-        let answers: Answers = Arc::new(move |path| answers(&base, path));
-        #[allow(clippy::disallowed_methods, reason = "the test aborts it")]
-        let task = tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let Ok(byte) = stream.read_u8().await else {
-                        break;
-                    };
-                    head.push(byte);
-                }
-                let head = String::from_utf8(head).unwrap();
-                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-                log.lock().unwrap().push(path.clone());
-                let _ = stream.write_all(answers(&path).as_bytes()).await;
-            }
-        });
-        Self {
-            address,
-            asked,
-            task,
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.lock().unwrap().len()
-    }
-}
-
-fn ok(body: &Value) -> String {
-    let body = body.to_string();
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/jwk-set+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )
-}
 
 struct World {
     issuer: Issuer,
@@ -162,60 +88,7 @@ async fn soon(what: &str, is: impl Fn() -> bool) {
     assert!(waited.is_ok(), "{what} did not happen");
 }
 
-/// An issuer that answers at once with the first of two key sets, and holds every later request until it
-/// is let go; then it answers with the second.
-struct Holding {
-    url: String,
-    held: Arc<AtomicUsize>,
-    go: Arc<Notify>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Holding {
-    async fn start(first: Value, second: Value) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (held, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let (count, gone) = (held.clone(), go.clone());
-        #[allow(clippy::disallowed_methods, reason = "the test aborts it")]
-        let task = tokio::spawn(async move {
-            let mut set = first;
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut asked = Vec::new();
-                while !asked.ends_with(b"\r\n\r\n") {
-                    asked.push(stream.read_u8().await.unwrap());
-                }
-                if set == second {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    gone.notified().await;
-                }
-                let _ = stream.write_all(ok(&set).as_bytes()).await;
-                set = second.clone();
-            }
-        });
-        Self {
-            url,
-            held,
-            go,
-            task,
-        }
-    }
-
-    fn held(&self) -> usize {
-        self.held.load(Ordering::SeqCst)
-    }
-
-    fn let_go(&self) {
-        self.go.notify_one();
-    }
-
     fn world(&self) -> World {
         let source = KeySource::ExplicitUrl {
             url: self.url.clone(),

@@ -2,4 +2,5 @@
 
 mod attack;
 mod fetching;
+mod servers;
 mod shapes;

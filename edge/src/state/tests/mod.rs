@@ -2,6 +2,7 @@
 
 mod backup;
 mod changes;
+mod credentials;
 mod rules;
 mod schema;
 mod several;

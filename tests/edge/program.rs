@@ -1,0 +1,134 @@
+//! A program of ours as a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::rig::until;
+
+/// A program that runs, with its configuration and its log. Dropped, it is killed.
+pub(crate) struct Program {
+    child: Child,
+    health: SocketAddr,
+    log: PathBuf,
+}
+
+impl Program {
+    pub(super) async fn start(
+        program: &Path,
+        words: &[&str],
+        health: SocketAddr,
+        log: PathBuf,
+    ) -> Self {
+        let mut command = Command::new(program);
+        command.args(words).env_clear();
+        Self::run(command, health, log).await
+    }
+
+    /// The same for a command that somebody else has put together.
+    pub(super) async fn run(mut command: Command, health: SocketAddr, log: PathBuf) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut this = Self { child, health, log };
+        until("the health listener", async || {
+            if let Some(status) = this.child.try_wait().unwrap() {
+                panic!("{command:?} ended with {status}: {}", this.log());
+            }
+            this.page("/healthz").await.map(drop)
+        })
+        .await;
+        this
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until `part` was logged at least `times` times.
+    pub(crate) async fn logs(&self, part: &str, times: usize) {
+        until(part, async || {
+            let lines = self.log();
+            let found = lines.lines().filter(|line| line.contains(part)).count();
+            (found >= times).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) async fn page(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.health).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+    }
+
+    /// A metric without labels, or with those that `name` ends in.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let page = self.page("/metrics").await.unwrap();
+        let mut lines = page.lines().filter_map(|line| line.strip_prefix(name));
+        let value = lines.find_map(|rest| rest.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    pub(crate) async fn ready(&self) {
+        let ready = async || {
+            self.page("/readyz")
+                .await?
+                .starts_with("ready")
+                .then_some(())
+        };
+        until("readiness", ready).await;
+    }
+
+    /// Resident memory, KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let value = line.unwrap().trim().split(' ').next();
+        value.unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Ends it as `signal` does, and waits for that.
+    pub(crate) async fn end(&mut self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_raw(self.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+        self.child.wait().await.unwrap();
+    }
+
+    /// Local addresses on which it listens, by TCP of either version.
+    pub(crate) fn listeners(&self) -> Vec<String> {
+        let at = format!("/proc/{}", self.id());
+        let sockets: Vec<_> = std::fs::read_dir(format!("{at}/fd"))
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .map(|link| link.display().to_string())
+            .collect();
+        let mut found = Vec::new();
+        for table in ["tcp", "tcp6"] {
+            let text = std::fs::read_to_string(format!("{at}/net/{table}")).unwrap_or_default();
+            for line in text.lines().skip(1) {
+                let columns: Vec<_> = line.split_whitespace().collect();
+                let own = sockets.contains(&format!("socket:[{}]", columns[9]));
+                if own && columns[3] == "0A" {
+                    found.push(columns[1].to_owned());
+                }
+            }
+        }
+        found
+    }
+}
