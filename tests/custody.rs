@@ -213,31 +213,11 @@ fn scalar(pem: &str) -> Vec<u8> {
     let key = pki::PrivateKey::from_pem(pem).unwrap();
     assert_eq!(key.algorithm(), pki::Algorithm::EcdsaP256);
     let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-    let der = decode(&base64);
+    // In the alphabet for URLs, without padding (RFC 4648 section 5).
+    let base64 = base64.replace('+', "-").replace('/', "_");
+    let der = process::base64::decode_url(base64.trim_end_matches('=')).unwrap();
     let at = der.windows(2).position(|two| two == [0x04, 0x20]).unwrap();
     der[at + 2..at + 34].to_vec()
-}
-
-/// RFC 4648 section 4.
-fn decode(base64: &str) -> Vec<u8> {
-    let value = |letter: u8| match letter {
-        b'A'..=b'Z' => letter - b'A',
-        b'a'..=b'z' => letter - b'a' + 26,
-        b'0'..=b'9' => letter - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let letters: Vec<u8> = base64.bytes().filter(|letter| *letter != b'=').collect();
-    let mut bytes = Vec::new();
-    for group in letters.chunks(4) {
-        let bits = group
-            .iter()
-            .fold(0_u32, |bits, letter| bits << 6 | u32::from(value(*letter)));
-        let bits = bits << (6 * (4 - group.len()));
-        let [_, octets @ ..] = bits.to_be_bytes();
-        bytes.extend(&octets[..group.len() - 1]);
-    }
-    bytes
 }
 
 fn find(bytes: &[u8], part: &[u8]) -> bool {

@@ -11,6 +11,7 @@ pub mod assertion;
 pub mod backed;
 mod buckets;
 pub mod ca_files;
+mod causes;
 pub mod command;
 pub mod config;
 pub mod directory;

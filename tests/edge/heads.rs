@@ -4,36 +4,16 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Empty;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http2::SendRequest;
 use process::Tasks;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::flood::door;
-use super::hostile::Hostile;
+use super::hostile::{Hostile, speak};
 use super::stand::{EDGE, OPEN, Stand};
 use crate::rig::{HOST, within};
 
 /// What eight of them come to with everything else is below 32 KiB, nine of them are above.
 const FIELD: usize = 4000;
-
-/// HTTP/2 on `stream`, until `tasks` is stopped.
-async fn speak<S>(stream: S, tasks: &Tasks) -> SendRequest<Empty<Bytes>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-        .await
-        .unwrap();
-    let stop = tasks.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            _ = connection => {}
-            () = stop.stopping() => {}
-        }
-    });
-    sender
-}
 
 /// The statuses of requests for `uri` with eight long fields, nine and eight; `None`: no answer.
 async fn statuses(

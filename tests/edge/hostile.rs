@@ -13,7 +13,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use process::Tasks;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -95,17 +95,8 @@ impl Hostile {
 
     /// The same, and the connection is bound until `tasks` are stopped.
     pub(super) async fn take(&self, tasks: &Tasks) -> Taken {
-        let tls = self.accept().await;
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls))
-            .await
-            .unwrap();
-        let stop = tasks.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                _ = connection => {}
-                () = stop.stopping() => {}
-            }
-        });
+        let stream = self.accept().await;
+        let mut sender = Box::pin(speak(stream, tasks)).await;
         let bound = FromEdge::Bound {
             seq: 0,
             credential_id: "taken".to_owned(),
@@ -125,6 +116,25 @@ impl Hostile {
             _control: control.into_body(),
         }
     }
+}
+
+/// HTTP/2 on `stream` as its client, until `tasks` are stopped.
+pub(super) async fn speak<S, B>(stream: S, tasks: &Tasks) -> SendRequest<B>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    let stop = tasks.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = connection => {}
+            () = stop.stopping() => {}
+        }
+    });
+    sender
 }
 
 impl Taken {

@@ -123,7 +123,7 @@ impl Credentials {
             }
             let error = match self.look().await {
                 Ok(()) => String::new(),
-                Err(error) => super::error::chain(&error),
+                Err(error) => crate::causes::causes(&error),
             };
             if error != said && !error.is_empty() {
                 tracing::error!(error, "files not taken, the last good ones are kept");

@@ -27,8 +27,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
 use super::credentials::Material;
-use super::error::{CarryError, TlsEnd, chain};
+use super::error::{CarryError, TlsEnd};
 use super::target::{Candidate, Edges, Route, TunnelDomain};
+use crate::causes::causes;
 
 /// From nothing to inner TLS, by one address.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -151,7 +152,7 @@ impl Dialer {
         address: SocketAddr,
         name: &str,
     ) -> Result<Upgraded, CarryError> {
-        let broke = |error: hyper::Error| unreachable(address, &chain(&error));
+        let broke = |error: hyper::Error| unreachable(address, &causes(&error));
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(outer)).await.map_err(broke)?;
         self.tasks.spawn(async move {
@@ -163,7 +164,7 @@ impl Dialer {
         if let (Ok(request), Ok(host)) = (&mut request, HeaderValue::try_from(&authority)) {
             request.headers_mut().insert(header::HOST, host);
         }
-        let request = request.map_err(|error| unreachable(address, &chain(&error)))?;
+        let request = request.map_err(|error| unreachable(address, &causes(&error)))?;
         let answer = sender.send_request(request).await.map_err(broke)?;
         if answer.status() == StatusCode::OK {
             return hyper::upgrade::on(answer).await.map_err(broke);

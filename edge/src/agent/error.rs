@@ -9,6 +9,8 @@ use rustls::AlertDescription;
 use thiserror::Error;
 use tokio_rustls::rustls;
 
+use crate::causes::causes;
+
 /// Why a call was not carried. Variants are the layers, from the outside to the inside. Texts and no
 /// sources, because everybody who waited for a connection is told why there is none.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -161,7 +163,7 @@ impl TlsEnd {
         match tls(error) {
             Some(rustls::Error::InvalidCertificate(why)) => Self::Untrusted(why.to_string()),
             Some(rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
-            _ => Self::Broke(chain(error)),
+            _ => Self::Broke(causes(error)),
         }
     }
 }
@@ -184,22 +186,6 @@ fn tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
         }
     }
     None
-}
-
-/// An error with what is behind it, on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        // Many libraries repeat their source in their own text.
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl Link {
         let unsent = failed.take_message().map(Request::into_body);
         let error = failed.into_error();
         let untouched = unsent.is_some() || is_untouched(&error);
-        let cause = super::error::chain(&error);
+        let cause = crate::causes::causes(&error);
         let error = if error.is_user() {
             CarryError::Caller
         } else if untouched && unsent.is_none() {

@@ -3,8 +3,6 @@
 //! What is malformed is named. Everything else that is wrong is one answer, the same for an unknown
 //! rule and a wrong signature; the reason is in the audit log under the answer's `request-id`.
 
-use std::fmt::Write;
-
 use bytes::Bytes;
 use http::HeaderMap;
 
@@ -132,15 +130,7 @@ impl Denied {
                 format!("organization_id is {asked:?}, this edge's is another")
             }
             Self::Database(error) => error.to_string(),
-            Self::Refused(refusal) => {
-                let mut text = refusal.to_string();
-                let mut source = std::error::Error::source(refusal);
-                while let Some(error) = source {
-                    let _ = write!(text, ": {error}");
-                    source = error.source();
-                }
-                text
-            }
+            Self::Refused(refusal) => process::Chain(refusal).to_string(),
         }
     }
 }

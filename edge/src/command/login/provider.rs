@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::callback::Code;
 use super::http::Client;
+use crate::causes::causes;
 
 /// Those that the edge takes; the library alone would take RS256 only.
 const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
@@ -93,7 +94,7 @@ impl Provider {
             .map_err(|error| ProviderError::Setting(format!("--issuer: {error}")))?;
         let send = |request| client.send(request);
         let metadata = CoreProviderMetadata::discover_async(issuer, &send).await;
-        let metadata = metadata.map_err(|error| ProviderError::Discovery(chain(&error)))?;
+        let metadata = metadata.map_err(|error| ProviderError::Discovery(causes(&error)))?;
         Ok(Self { metadata, client })
     }
 
@@ -159,11 +160,11 @@ impl Pending {
         let answer = self
             .relying
             .exchange_code(AuthorizationCode::new(code.to_string()))
-            .map_err(|error| ProviderError::Code(chain(&error)))?
+            .map_err(|error| ProviderError::Code(causes(&error)))?
             .set_pkce_verifier(self.verifier)
             .request_async(&send)
             .await
-            .map_err(|error| ProviderError::Code(chain(&error)))?;
+            .map_err(|error| ProviderError::Code(causes(&error)))?;
         let token = answer
             .id_token()
             .ok_or_else(|| ProviderError::Token("there is none".to_owned()))?;
@@ -178,25 +179,10 @@ impl Pending {
             });
         let claims = token
             .claims(&verifier, &self.nonce)
-            .map_err(|error| ProviderError::Token(chain(&error)))?;
+            .map_err(|error| ProviderError::Token(causes(&error)))?;
         Ok(SignedIn {
             subject: claims.subject().to_string(),
             id_token: Zeroizing::new(token.to_string()),
         })
     }
-}
-
-/// An error with everything behind it, each part once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
-    }
-    text
 }
