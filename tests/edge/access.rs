@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::hello::hello;
-use super::stand::{OPEN, Stand, Tunnel};
-use crate::rig::Hello;
+use super::stand::{OPEN, Stand, Tunnel, ports};
+use crate::rig::{Hello, Upstream};
 
 /// Record of type alert: fatal, `unrecognized_name` (RFC 6066 section 3).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -223,4 +223,64 @@ async fn those_who_are_refused_use_up_their_connections_too() {
         let name = format!("keyward_edge_refusals_total{{reason=\"{reason}\"}}");
         assert_eq!(stand.edge.metric(&name).await, count, "{reason}");
     }
+}
+
+#[tokio::test]
+async fn each_client_certificate_has_its_own_limits_on_the_agents_door() {
+    let clients = "client_ca_files: [FOLDER/client-ca.pem], streams: 3, connections_per_minute: 1";
+    let stand = Stand::start(1, clients).await;
+    let one = stand.issuer.client("one.example");
+    for _ in 0..3 {
+        assert_eq!(connect(&stand, Some(&one), "up.t.example").await.0, 200);
+    }
+    let (status, said) = connect(&stand, Some(&one), "up.t.example").await;
+    assert!(status == 429 && said.contains("too_many"), "{said}");
+    assert!(said.to_lowercase().contains("retry-after"), "{said}");
+    // From the same address with another certificate, also one of the same name.
+    for name in ["two.example", "one.example"] {
+        let other = stand.issuer.client(name);
+        let (status, said) = connect(&stand, Some(&other), "up.t.example").await;
+        assert_eq!(status, 200, "{name}: {said}");
+    }
+    assert_eq!(connect(&stand, Some(&one), "up.t.example").await.0, 429);
+}
+
+/// An edge on `[::1]` with one proxy.
+async fn over_version_six(access: &str) -> Stand {
+    let (_, health) = ports();
+    let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut stand = Stand::at((address, health), Upstream::start().await, access, "").await;
+    let proxy = stand.proxy("six", "", "").await;
+    proxy.ready().await;
+    stand.proxies.push(proxy);
+    stand
+}
+
+#[tokio::test]
+async fn an_agent_over_ipv6_is_let_in_by_its_address_and_by_no_other() {
+    let access = "cidrs: ['::1/128'], streams: 2, connections_per_minute: 1000000";
+    let stand = over_version_six(access).await;
+    assert!(stand.address.is_ipv6());
+    {
+        let mut lines = [stand.line().await.unwrap(), stand.line().await.unwrap()];
+        for line in &mut lines {
+            assert_eq!(line.get("/six").await.unwrap().status, 200);
+        }
+        assert!(stand.line().await.is_err(), "it has its limits, too");
+    }
+    for (number, elsewhere) in ["::2/128", "2000::/3", "127.0.0.0/8", "0.0.0.0/0"]
+        .into_iter()
+        .enumerate()
+    {
+        stand.tell(&Tunnel::open_to(&format!("cidrs: ['{elsewhere}']")));
+        stand.edge.logs("tunnels taken", number + 2).await;
+        let said = said_to(&stand, &hello("up.t.example")).await;
+        assert_eq!(said, UNRECOGNIZED_NAME, "{elsewhere}");
+    }
+    let refused = "keyward_edge_refusals_total{reason=\"address\"}";
+    assert_eq!(stand.edge.metric(refused).await, 4);
+    let log = stand.proxies[0].log();
+    assert!(!log.contains("panicked"), "{log}");
 }

@@ -142,6 +142,28 @@ pub(crate) async fn mutual(more: &str) -> Stand {
 }
 
 #[tokio::test]
+async fn the_program_of_an_agent_calls_over_ipv6() {
+    let (_, health) = super::stand::ports();
+    let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let both = format!("{CLIENTS}, cidrs: ['::1/128']");
+    let upstream = crate::rig::Upstream::start().await;
+    let mut stand = Stand::at((address, health), upstream, &both, "").await;
+    let proxy = stand.proxy("six", "mutual", "").await;
+    proxy.ready().await;
+    stand.proxies.push(proxy);
+    let agent = Agent::start(&stand, &["--listen", "[::1]:0"]).await;
+    assert!(agent.address.is_ipv6());
+    agent.works().await;
+    stand.tell(&super::stand::Tunnel::open_to(&format!(
+        "{CLIENTS}, cidrs: ['::2/128']"
+    )));
+    stand.edge.logs("tunnels taken", 2).await;
+    agent.fails("edge policy", "address").await;
+}
+
+#[tokio::test]
 async fn a_caller_with_nothing_but_a_url_is_carried_by_path_and_by_host() {
     let stand = mutual("").await;
     let agent = Agent::start(&stand, &[]).await;

@@ -9,12 +9,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::fakes::{ANOTHER_TUNNEL, another_tunnel, attach, attach_to};
 use super::frames::{
     CONTINUATION, DATA, HEADERS, PING, PREFACE, PUSH, RESET, SETTINGS, WHOLE, WHOLE_AND_LAST,
     WINDOW, frame, head, kinds,
 };
-use super::harm::attach;
 use super::stand::{EDGE, OPEN, Program, Stand};
+use super::wellmeant::Caller;
 use crate::rig::{HOST, Hello, until, within};
 
 /// What a flood may add to a program, in KiB.
@@ -191,10 +192,13 @@ pub(super) async fn grown(program: &Program, before: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_of_frames_at_either_door_end_with_their_connection_or_do_no_harm() {
-    let clients = "client_ca_files: [FOLDER/client-ca.pem], streams: 1000";
+    let clients =
+        "client_ca_files: [FOLDER/client-ca.pem], streams: 1000, connections_per_minute: 1000000";
     let stand = Stand::start(1, clients).await;
     stand.links(2).await;
     let before = stand.edge.memory();
+    let other = Stand::start(1, clients).await;
+    let mut well = Caller::door(&stand);
     let (api, agents) = (format!("api.{EDGE}"), format!("agents.{EDGE}"));
     let floods: [(&str, Flood, u32); 7] = [
         ("resets", reset, 30_000),
@@ -207,22 +211,24 @@ async fn floods_of_frames_at_either_door_end_with_their_connection_or_do_no_harm
     ];
     for name in [&api, &agents] {
         for (what, flood, count) in floods {
-            let stream = door(&stand, name).await;
-            let outcome = send(stream, PREFACE, flood, count, name).await;
-            if what.starts_with("a head") {
-                // ENHANCE_YOUR_CALM, COMPRESSION_ERROR or PROTOCOL_ERROR: long before all of it was taken.
-                assert!(outcome.ended.is_some(), "{what} at {name}: {outcome:?}");
-            }
-            assert!(
-                outcome.ended.is_some() || outcome.sent == count,
-                "{what} at {name}: {outcome:?}"
-            );
+            let harm = async |stand: &Stand| {
+                let stream = door(stand, name).await;
+                let outcome = send(stream, PREFACE, flood, count, name).await;
+                if what.starts_with("a head") {
+                    // ENHANCE_YOUR_CALM, COMPRESSION_ERROR or PROTOCOL_ERROR: long before all of it was taken.
+                    assert!(outcome.ended.is_some(), "{what} at {name}: {outcome:?}");
+                }
+                assert!(
+                    outcome.ended.is_some() || outcome.sent == count,
+                    "{what} at {name}: {outcome:?}"
+                );
+            };
+            well.beside(&format!("{what} at {name}"), [&stand, &other], harm)
+                .await;
             grown(&stand.edge, before).await;
-            let well = stand.issuer.client("well.example");
-            let (status, said) = super::access::connect(&stand, Some(&well), HOST).await;
-            assert_eq!(status, 200, "after {what} at {name}: {said}");
         }
     }
+    drop(well);
     until("their end", async || {
         (stand.edge.metric("keyward_edge_streams").await == 0).then_some(())
     })
@@ -286,16 +292,26 @@ async fn a_proxy_that_breaks_the_rules_of_http2_loses_its_connection_and_no_othe
         ended += 1;
         stand.edge.logs("proxy disconnected", ended).await;
     }
+    // Of a tunnel of its own, or callers would be sent to it as well.
+    let other = Stand::start(0, OPEN).await;
+    for stand in [&stand, &other] {
+        another_tunnel(stand, "o.example").await;
+    }
+    let mut well = Caller::passthrough(&stand);
     let floods: [(&str, Flood); 3] = [("settings", settings), ("pings", pings), ("resets", resets)];
     for (what, flood) in floods {
-        let stream = attach(&stand, "secret-a").await.ok().unwrap();
-        let outcome = send(stream, &[], flood, 30_000, "").await;
-        assert!(
-            outcome.ended.is_some() || outcome.sent == 30_000,
-            "{what}: {outcome:?}"
-        );
-        ended += 1;
-        stand.edge.logs("proxy disconnected", ended).await;
+        let harm = async |stand: &Stand| {
+            let ended = stand.edge.log().matches("proxy disconnected").count();
+            let stream = attach_to(stand, ANOTHER_TUNNEL, "secret-b").await;
+            let stream = stream.ok().unwrap();
+            let outcome = send(stream, &[], flood, 30_000, "").await;
+            assert!(
+                outcome.ended.is_some() || outcome.sent == 30_000,
+                "{what}: {outcome:?}"
+            );
+            stand.edge.logs("proxy disconnected", ended + 1).await;
+        };
+        well.beside(what, [&stand, &other], harm).await;
     }
     stand.links(2).await;
     grown(&stand.edge, before).await;

@@ -1,35 +1,30 @@
 //! Whoever means harm, at either door and behind the credential: refused within a limit, and a caller who
 //! means well never notices.
 
-use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use http::{Method, Request, Response};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use process::Tasks;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::access::said_to;
+use super::fakes::{ANOTHER_TUNNEL, Fake, another_tunnel, attach, attach_to, fake, serve};
 use super::hello::hello;
-use super::stand::{EDGE, OPEN, Stand, TUNNEL};
-use crate::rig::{HOST, Hello, Line, until, within};
+use super::stand::{OPEN, Stand};
+use super::wellmeant::Caller;
+use crate::rig::{HOST, Line, until, within};
 
 /// Everything that comes to an end by itself.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Who connect and say nothing, or half a word.
 const HALF_OPEN: usize = 10_000;
+/// Of those the edge keeps so many where nothing else is configured.
+const PENDING: u64 = 4096;
+/// Who say their word byte by byte, at once.
+const SLOW: usize = 100;
 
 /// Longer than a line may be.
 static NO_LINE: &[u8] = &[b'x'; 20_000];
@@ -83,10 +78,51 @@ async fn a_hello_may_come_in_pieces_and_not_without_end() {
     calls(&stand).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn thousands_who_say_nothing_harm_nobody() {
-    let stand = Stand::with(1, OPEN, "limits: {pending: 200}\n").await;
-    let before = stand.edge.memory();
+    half_open("limits: {pending: 200}\n", 300, 16 << 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_who_say_nothing_harm_nobody_where_nothing_is_configured_either() {
+    // But for the time that they have: on a slow machine they must not be gone before the last has come.
+    half_open("limits: {hello_timeout: 10m}\n", PENDING + 100, 80 << 10).await;
+}
+
+/// Ten thousand who say nothing, of whom the edge holds fewer than `most`, in no more than `memory` KiB.
+async fn half_open(limits: &str, most: u64, memory: u64) {
+    let stands = [
+        Stand::with(1, OPEN, limits).await,
+        Stand::with(0, OPEN, limits).await,
+    ];
+    let before = stands.each_ref().map(|stand| stand.edge.memory());
+    let [own, other] = [0, 1].map(|number| (&stands[number], before[number]));
+    let mut well = Caller::passthrough(own.0);
+    let harm = async |(stand, before): &(&Stand, u64)| {
+        let accepted = stand.edge.metric("keyward_edge_accepted_total").await;
+        let crowd = crowd(stand).await;
+        until("their arrival", async || {
+            let now = stand.edge.metric("keyward_edge_accepted_total").await;
+            (now >= accepted + HALF_OPEN as u64).then_some(())
+        })
+        .await;
+        let held = stand.edge.metric("keyward_edge_sockets").await;
+        assert!(held < most, "{held} sockets");
+        let grown = stand.edge.memory().saturating_sub(*before);
+        assert!(grown < memory, "{grown} KiB with {held} sockets");
+        // While those who are left stand there, too.
+        for _ in 0..10 {
+            calls(own.0).await;
+        }
+        drop(crowd);
+    };
+    well.beside("half-open", [&own, &other], harm).await;
+    let evicted = "keyward_edge_refusals_total{reason=\"evicted\"}";
+    assert!(own.0.edge.metric(evicted).await > 0, "the oldest went");
+}
+
+/// Those who connect and say nothing, or half a word; the last of them.
+async fn crowd(stand: &Stand) -> Vec<TcpStream> {
     let whole = hello(HOST);
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -120,16 +156,57 @@ async fn thousands_who_say_nothing_harm_nobody() {
     while let Some(came) = coming.join_next().await {
         crowd.push(came.unwrap());
     }
-    until("their arrival", async || {
-        let accepted = stand.edge.metric("keyward_edge_accepted_total").await;
-        (accepted >= HALF_OPEN as u64).then_some(())
-    })
-    .await;
+    crowd
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hello_that_comes_byte_by_byte_slows_nobody() {
+    let stand = Stand::start(1, OPEN).await;
+    let other = Stand::start(0, OPEN).await;
+    let whole = hello(HOST);
+    let harm = async |stand: &Stand| {
+        let connecting = (0..SLOW).map(|_| TcpStream::connect(stand.address));
+        let connected = futures_util::future::join_all(connecting).await;
+        let mut slow: Vec<_> = connected.into_iter().map(Result::unwrap).collect();
+        // All but the last byte, so that each is read again and again for nothing.
+        for byte in &whole[..whole.len() - 1] {
+            for tcp in &mut slow {
+                let _ = tcp.write_all(&[*byte]).await;
+            }
+        }
+    };
+    let mut well = Caller::passthrough(&stand);
+    well.beside("slow hellos", [&stand, &other], harm).await;
+}
+
+#[tokio::test]
+async fn a_source_that_begins_too_many_handshakes_is_closed_before_them_and_no_other_is() {
+    let stand = Stand::with(1, OPEN, "limits: {handshakes_per_minute: 6}\n").await;
+    stand.links(2).await;
+    // At once a third of those of a minute; the proxy has had two of them.
+    let begun = async |source: u8, name: &'static str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, source], 0).into()).unwrap();
+        let mut tcp = socket.connect(stand.address).await.unwrap();
+        tcp.write_all(&hello(name)).await.unwrap();
+        within("an answer", tcp.read_u8()).await.ok()
+    };
+    for (source, name) in [(71, "api.edge.example"), (72, "agents.edge.example")] {
+        let mut answered = 0;
+        while let Some(first) = begun(source, name).await {
+            assert_eq!(first, 22, "a handshake");
+            answered += 1;
+            assert!(answered < 1000, "nobody counts");
+        }
+        assert!(answered >= 2, "{answered} at {name}");
+    }
+    // Whoever it is that asks: nothing of TLS was said, and nothing computed.
+    assert_eq!(begun(71, "agents.edge.example").await, None);
+    assert_eq!(begun(73, "api.edge.example").await, Some(22), "another");
+    assert_eq!(begun(71, HOST).await, Some(22), "the proxy ends this one");
+    let refused = "keyward_edge_refusals_total{reason=\"handshakes\"}";
+    assert_eq!(stand.edge.metric(refused).await, 3);
     calls(&stand).await;
-    let held = stand.edge.metric("keyward_edge_sockets").await;
-    assert!(held < 300, "{held} sockets");
-    let grown = stand.edge.memory().saturating_sub(before);
-    assert!(grown < 16 << 10, "{grown} KiB");
 }
 
 #[tokio::test]
@@ -276,98 +353,40 @@ async fn a_proxy_that_never_reads_holds_one_window_of_each_caller_and_then_loses
     tasks.stop();
 }
 
-/// How a proxy of the test's own behaves.
-#[derive(Clone, Copy)]
-enum Fake {
-    /// Says this on the control stream.
-    Nonsense(&'static [u8]),
-    /// Takes every stream and reads none.
-    Deaf,
-}
-
-/// A connection that the edge has taken; else what it answered.
-pub(super) async fn attach(stand: &Stand, secret: &str) -> Result<impl Wire + use<>, String> {
-    let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
-    let tcp = TcpStream::connect(stand.address).await.unwrap();
-    let name = ServerName::try_from(format!("api.{EDGE}")).unwrap();
-    let config = Arc::new(Hello::trusting(&front).0);
-    let mut tls = tokio_rustls::TlsConnector::from(config)
-        .connect(name, tcp)
-        .await
-        .unwrap();
-    let ask = format!(
-        "GET {} HTTP/1.1\r\nHost: api.{EDGE}\r\nConnection: upgrade\r\nUpgrade: {}\r\n\
-         Authorization: Bearer {secret}\r\nKeyward-Tunnel: {TUNNEL}\r\nKeyward-Replica: fake\r\n\r\n",
-        wire::CONNECT_PATH,
-        wire::PROTOCOL
-    );
-    tls.write_all(ask.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(tls.read_u8().await.unwrap());
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_never_reads_slows_no_caller_of_another_tunnel() {
+    let tasks = Tasks::new();
+    let limits = "limits: {stall_timeout: 10m}\n";
+    let stand = Stand::with(1, OPEN, limits).await;
+    let other = Stand::with(0, OPEN, limits).await;
+    stand.links(2).await;
+    for (stand, links) in [(&stand, 3), (&other, 1)] {
+        another_tunnel(stand, "deaf.example").await;
+        let stream = attach_to(stand, ANOTHER_TUNNEL, "secret-b").await;
+        serve(&tasks, stream.ok().unwrap(), Fake::Deaf);
+        stand.links(links).await;
     }
-    let mut head = String::from_utf8(head).unwrap();
-    if head.starts_with("HTTP/1.1 101") {
-        return Ok(tls);
-    }
-    let mut body = vec![0; 4096];
-    let read = tls.read(&mut body).await.unwrap();
-    head.push_str(&String::from_utf8_lossy(&body[..read]));
-    Err(head)
-}
-
-pub(super) trait Wire:
-    tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static
-{
-}
-
-impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static> Wire for S {}
-
-type Body = UnsyncBoxBody<Bytes, Infallible>;
-
-/// Attaches a proxy that behaves as `fake` until `tasks` is stopped.
-async fn fake(stand: &Stand, tasks: &Tasks, fake: Fake) {
-    let stream = attach(stand, "secret-a").await.ok().unwrap();
-    let inner = tasks.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let tasks = inner.clone();
-        async move { Ok::<_, Infallible>(behave(&tasks, request, fake)) }
-    });
-    let stop = tasks.clone();
-    tasks.spawn(async move {
-        let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(wire::STREAM_WINDOW)
-            .initial_connection_window_size(wire::CONNECTION_WINDOW)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::select! {
-            _ = serving => {}
-            () = stop.stopping() => {}
+    let harm = async |deaf: &Stand| {
+        let mut callers = Vec::new();
+        for _ in 0..64 {
+            let mut tcp = TcpStream::connect(deaf.address).await.unwrap();
+            tcp.write_all(&hello("up.deaf.example")).await.unwrap();
+            callers.push(tcp);
         }
-    });
-}
-
-fn behave(tasks: &Tasks, request: Request<Incoming>, fake: Fake) -> Response<Body> {
-    if request.method() == Method::CONNECT {
-        let stop = tasks.clone();
-        tasks.spawn(async move {
-            let held = hyper::upgrade::on(request).await;
-            stop.stopping().await;
-            drop(held);
+        let piece = vec![7; 64 << 10];
+        let filling = callers.iter_mut().map(async |tcp| {
+            while let Ok(Ok(())) = tokio::time::timeout(SECOND, tcp.write_all(&piece)).await {}
         });
-        return Response::new(Empty::new().boxed_unsync());
-    }
-    // The request's body must not end before the answer's.
-    let stop = tasks.clone();
-    tasks.spawn(async move {
-        let held = request.into_body();
-        stop.stopping().await;
-        drop(held);
-    });
-    let said = match fake {
-        Fake::Nonsense(nonsense) => Some(Ok(Frame::data(Bytes::from_static(nonsense)))),
-        Fake::Deaf => None,
+        within("their standstill", futures_util::future::join_all(filling)).await;
+        assert!(deaf.edge.metric("keyward_edge_streams").await >= 64);
+        assert_eq!(deaf.edge.metric("keyward_edge_stalled_total").await, 0);
+        // While they stand there, too.
+        for _ in 0..10 {
+            calls(&stand).await;
+        }
     };
-    let silent = futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
-    let body = futures_util::stream::iter(said).chain(silent);
-    Response::new(StreamBody::new(body).boxed_unsync())
+    let mut well = Caller::passthrough(&stand);
+    well.beside("a proxy that never reads", [&stand, &other], harm)
+        .await;
+    tasks.stop();
 }

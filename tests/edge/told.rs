@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::clients::door;
-use super::harm::attach;
+use super::fakes::attach;
 use super::hello::hello;
 use super::stand::{OPEN, Stand};
 use crate::rig::{HOST, within};
