@@ -173,6 +173,39 @@ async fn check_prints_every_limit_and_every_file() {
 }
 
 #[tokio::test]
+async fn check_warns_of_a_tunnel_that_nobody_may_call_and_of_one_that_anybody_may() {
+    let files = Files::new();
+    files.write("client-ca.pem", &crate::rig::Issuer::new().client_ca_pem());
+    let clients = "client_ca_files: [FOLDER/client-ca.pem], cidrs: ['0.0.0.0/0']";
+    for (access, what) in [
+        ("", Some("tunnel \"tnl_1\": nobody may call")),
+        (
+            "cidrs: ['0.0.0.0/0']",
+            Some("tunnel \"tnl_1\": anybody may call"),
+        ),
+        (
+            "cidrs: ['192.0.2.0/24', '::/1', '8000::/1']",
+            Some("allow_without_client_certificate"),
+        ),
+        ("cidrs: ['0.0.0.0/1', '192.0.2.0/24']", None),
+        (clients, None),
+    ] {
+        files.tunnels(access);
+        let ended = files.run("check").await;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{access}: {said}");
+        let page: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        let warnings = page["warnings"].as_array().unwrap();
+        assert_eq!(warnings.len(), usize::from(what.is_some()), "{warnings:?}");
+        let found = warnings.first().map(|text| text.as_str().unwrap());
+        let sound = found
+            .zip(what)
+            .is_none_or(|(found, what)| found.contains(what));
+        assert!(sound, "{access}: {warnings:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_ca_file_that_breaks_while_the_edge_serves_keeps_the_last_good_one() {
     let world = World::start().await;
     let told = async || world.api("/v1/edge", &[]).await.1["edge_ca_certificates"].clone();

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use super::open::{StateOptions, unopened};
 use super::output;
 use crate::config::Config;
+use crate::directory::TunnelEntry;
+use crate::fixed::Fixed;
 use crate::prepare::Prepared;
 use crate::relay::leaf;
 use crate::state::State;
@@ -51,6 +53,7 @@ fn checked(config: &Config, options: &StateOptions) -> Result<Value, Failure> {
         "health": config.health,
         "certificate": certificate(config, &prepared)?,
         "tunnels": tunnels,
+        "warnings": prepared.tunnels.as_ref().map(warnings).unwrap_or_default(),
         "asn_file": config.asns,
         "log_level": config.log_level,
         "shutdown_timeout_seconds": seconds(limits.drain),
@@ -64,6 +67,24 @@ fn checked(config: &Config, options: &StateOptions) -> Result<Value, Failure> {
             "handshakes_per_minute": limits.handshakes_per_minute,
         },
     }))
+}
+
+/// What a tunnel's access means and its operator may not have meant. The edge cannot see whether a proxy asks for
+/// client certificates, so it says where that alone decides.
+fn warnings(tunnels: &Fixed) -> Vec<String> {
+    let of = |tunnel: &TunnelEntry| {
+        let why = if tunnel.access.is_closed() {
+            "nobody may call: access has neither client_ca_files nor cidrs"
+        } else if tunnel.access.is_open() {
+            "anybody may call, because access.cidrs holds every address and there are no client_ca_files: \
+             its proxies alone ask who it is, so none of them may have \
+             carriers.edge.allow_without_client_certificate"
+        } else {
+            return None;
+        };
+        Some(format!("tunnel {:?}: {why}", tunnel.id))
+    };
+    tunnels.tunnels().filter_map(|tunnel| of(&tunnel)).collect()
 }
 
 /// Where it is, and what it says of itself.
