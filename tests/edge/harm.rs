@@ -80,13 +80,13 @@ async fn a_hello_may_come_in_pieces_and_not_without_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_who_say_nothing_harm_nobody() {
-    half_open("limits: {pending: 200}\n", 300, 16 << 10).await;
+    half_open("limits: {pending: 200}\n", 300, 8 << 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_who_say_nothing_harm_nobody_where_nothing_is_configured_either() {
     // But for the time that they have: on a slow machine they must not be gone before the last has come.
-    half_open("limits: {hello_timeout: 10m}\n", PENDING + 100, 80 << 10).await;
+    half_open("limits: {hello_timeout: 10m}\n", PENDING + 100, 48 << 10).await;
 }
 
 /// Ten thousand who say nothing, of whom the edge holds fewer than `most`, in no more than `memory` KiB.

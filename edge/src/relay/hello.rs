@@ -4,11 +4,14 @@
 //! bytes are kept as they came, for whoever ends TLS or relays it. Bounded in length here and in time by
 //! whoever calls.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use rustls::server::Acceptor;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::AlertDescription;
 
@@ -43,18 +46,10 @@ pub enum HelloError {
 }
 
 /// Puts a `ClientHello` together out of pieces.
+#[derive(Default)]
 pub struct Reader {
     acceptor: Acceptor,
     bytes: Vec<u8>,
-}
-
-impl Default for Reader {
-    fn default() -> Self {
-        Self {
-            acceptor: Acceptor::default(),
-            bytes: Vec::with_capacity(PIECE),
-        }
-    }
 }
 
 impl Reader {
@@ -94,18 +89,22 @@ impl Reader {
 ///
 /// There is none.
 pub(super) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ClientHello, HelloError> {
-    let mut reader = Reader::default();
-    let mut piece = vec![0; PIECE];
-    loop {
-        let length = stream.read(&mut piece).await?;
-        if length == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    // There may be thousands who say nothing: each costs no buffer, and one who has begun what was said.
+    let mut reader: Option<Box<Reader>> = None;
+    let taking = poll_fn(|context| {
+        loop {
+            let mut room = [0; PIECE];
+            let mut piece = ReadBuf::new(&mut room);
+            ready!(Pin::new(&mut *stream).poll_read(context, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+            }
+            if let Some(hello) = reader.get_or_insert_default().feed(piece.filled())? {
+                return Poll::Ready(Ok(hello));
+            }
         }
-        let read = piece.get(..length).unwrap_or_default();
-        if let Some(hello) = reader.feed(read)? {
-            return Ok(hello);
-        }
-    }
+    });
+    taking.await
 }
 
 /// Says no in the words of TLS (RFC 8446 section 6) and closes. The caller sets the limit.

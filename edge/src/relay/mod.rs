@@ -249,7 +249,8 @@ fn keep_alive(listener: &TcpListener) {
     let _ = sockopt::set_tcp_user_timeout(listener, UNACKNOWLEDGED);
 }
 
-/// Takes a socket from its first byte to its end.
+/// Takes a socket from its first byte to its end. What comes after the first word is boxed, so that whoever
+/// says nothing has no room in it.
 async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr, _open: Open) {
     let inner = Arc::clone(&shared);
     let _counted = inner.telemetry.sockets.hold();
@@ -276,13 +277,13 @@ async fn arrive(shared: Arc<Shared>, mut socket: TcpStream, peer: SocketAddr, _o
     match hello.server_name.as_deref() {
         Some(name) if name == shared.api => {
             let config = shared.front.current().api.clone();
-            if let Some(stream) = end(&shared, socket, hello, config, peer).await {
+            if let Some(stream) = Box::pin(end(&shared, socket, hello, config, peer)).await {
                 Box::pin(ingress::serve(shared, stream, peer)).await;
             }
         }
         Some(name) if name == shared.agents => {
             let config = shared.front.current().agents.clone();
-            if let Some(stream) = end(&shared, socket, hello, config, peer).await {
+            if let Some(stream) = Box::pin(end(&shared, socket, hello, config, peer)).await {
                 Box::pin(door::serve(shared, stream, peer)).await;
             }
         }
