@@ -9,6 +9,8 @@ mod certificates;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod connector;
+#[cfg(test)]
 mod custody;
 #[cfg(test)]
 mod demo;

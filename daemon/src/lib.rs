@@ -6,10 +6,12 @@
 pub mod board;
 pub mod cli;
 pub mod config;
+pub mod connector;
 pub mod credential;
 mod custody;
 mod disk;
 mod health;
+pub mod init;
 pub mod journal;
 pub mod operator;
 pub mod publisher;
@@ -22,6 +24,7 @@ pub mod status;
 mod store;
 mod swapped;
 mod time;
+pub mod tunnels;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -11,7 +11,7 @@ use pki::{
 use process::Failure;
 
 use crate::disk::Disk;
-use crate::store::Store;
+use crate::store::{Store, StoredCa};
 
 /// What became of the server certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn renew_cert(
         };
         return Err(failure.next("name the directory with --output dir:PATH"));
     }
-    let path = store.display();
+    let (store_path, path) = (store, store.display());
     let store = Store::open_kept(store, &Disk::default())?;
     let contents = store.read()?;
     let old = contents.certificate.as_ref();
@@ -69,25 +69,19 @@ pub fn renew_cert(
         Failure::config(format!("{path} has no ca.crt"))
             .next("fill the store first, by keyward run or the stock setup init")
     })?;
-    let key = stored.key.ok_or_else(|| {
-        Failure::config(format!("{path} has ca.crt and no ca.key"))
-            .next("renew where the CA key is")
-    })?;
-    let failure = || Failure::config(format!("the CA in {path} cannot sign"));
-    let authority = Authority::load(stored.certificate, key, now)
-        .map_err(|error| failure().caused_by(&error).next("put the right pair there"))?;
+    let authority = authority(store_path, stored, now)?;
     let current = contents.leaf.as_ref();
-    if let Some(kept) =
-        current.and_then(|pair| still_good(pair, &authority, &domain, renew_before, now))
-    {
-        return Ok(kept);
+    let kept = current.filter(|pair| {
+        !renew_before.is_zero() && still_good(pair, &authority, &domain, renew_before, now)
+    });
+    if let Some(kept) = kept {
+        return Ok(Renewed::Kept {
+            sha256: kept.certificate().fingerprint(),
+            not_after: kept.certificate().validity().not_after(),
+        });
     }
-    let issued = issue(&authority, &domain, old, cert_duration, now).map_err(|error| {
-        failure()
-            .cause(error)
-            .next("make a new CA, and give it to the verifiers")
-    })?;
-    store.write_leaf(&issued).map_err(|error| {
+    let issued = issue(&authority, &domain, old, cert_duration, now)?;
+    store.write_leaf(&issued, None).map_err(|error| {
         Failure::config(format!("cannot write {path}"))
             .caused_by(&error)
             .next("run it as root, or as the owner of the files")
@@ -108,36 +102,51 @@ fn domain_of(certificate: &Certificate) -> Option<String> {
     }
 }
 
-fn still_good(
-    pair: &CertifiedKey,
-    authority: &Authority,
-    domain: &str,
-    renew_before: Duration,
+/// The CA of the store at `path`, ready to sign.
+pub(crate) fn authority(
+    path: &Path,
+    stored: StoredCa,
     now: SystemTime,
-) -> Option<Renewed> {
-    let expectation = Expectation::new(domain);
-    let checked = lint(
-        pair,
-        authority.certificate(),
-        &expectation,
-        now,
-        Origin::Foreign,
-    );
-    let validity = pair.certificate().validity();
-    let lasts = validity.remaining(now) > renew_before;
-    (checked.is_ok() && lasts && !renew_before.is_zero()).then(|| Renewed::Kept {
-        sha256: pair.certificate().fingerprint(),
-        not_after: validity.not_after(),
+) -> Result<Authority, Failure> {
+    let path = path.display();
+    let key = stored.key.ok_or_else(|| {
+        Failure::config(format!("{path} has ca.crt and no ca.key"))
+            .next("renew where the CA key is")
+    })?;
+    Authority::load(stored.certificate, key, now).map_err(|error| {
+        Failure::config(format!("the CA in {path} cannot sign"))
+            .caused_by(&error)
+            .next("put the right pair there")
     })
 }
 
-fn issue(
+/// Whether anybody may serve it, and for longer than `enough`.
+pub(crate) fn still_good(
+    pair: &CertifiedKey,
+    authority: &Authority,
+    domain: &str,
+    enough: Duration,
+    now: SystemTime,
+) -> bool {
+    let expectation = Expectation::new(domain);
+    let ca = authority.certificate();
+    let checked = lint(pair, ca, &expectation, now, Origin::Foreign);
+    checked.is_ok() && pair.certificate().validity().remaining(now) > enough
+}
+
+/// A new pair for the names of `old` and the tunnel's own, checked.
+pub(crate) fn issue(
     authority: &Authority,
     domain: &str,
     old: Option<&Certificate>,
     lifetime: Duration,
     now: SystemTime,
-) -> Result<Linted, String> {
+) -> Result<Linted, Failure> {
+    let refused = |why: String| {
+        Failure::config("the CA in the store cannot sign this certificate")
+            .cause(why)
+            .next("make a new CA, and give it to the verifiers")
+    };
     let own = [domain.to_owned(), format!("*.{domain}")];
     let names = old.map_or(&[][..], Certificate::dns_names);
     let addresses = old.map_or(&[][..], Certificate::addresses);
@@ -152,10 +161,10 @@ fn issue(
         lifetime,
     };
     let algorithm = Algorithm::default();
-    let key = PrivateKey::generate(algorithm).map_err(|error| error.to_string())?;
+    let key = PrivateKey::generate(algorithm).map_err(|error| refused(error.to_string()))?;
     let pair = authority
         .issue(&profile, key, Serial::random(), now)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| refused(error.to_string()))?;
     let expectation = Expectation {
         tunnel_domain: domain.to_owned(),
         lifetime,
@@ -164,7 +173,7 @@ fn issue(
     let ca = authority.certificate();
     lint(&pair, ca, &expectation, now, Origin::Ours).map_err(|findings| {
         let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        texts.join("; ")
+        refused(texts.join("; "))
     })
 }
 

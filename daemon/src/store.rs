@@ -2,7 +2,8 @@
 //!
 //! It is what other tools read and a copy to start from on another host; the journal and the custody
 //! are what the daemon itself goes by. A store that the stock `setup` filled is taken up: its CA and
-//! its server certificate go on being used, `tunnel-id` and `tunnel-token` are never touched.
+//! its server certificate go on being used. `tunnel-id` and `tunnel-token` are `keyward init`'s, and the daemon never
+//! touches them.
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::disk::{Access, Disk, DiskError, lock};
 use crate::swapped::{Files, Rights, Swapped};
 
+const TUNNEL: &str = "tunnel-id";
 const DOMAIN: &str = "tunnel-domain";
 const TOKEN: &str = "tunnel-token";
 const CA: &str = "ca.crt";
@@ -31,6 +33,8 @@ const NAMES: &[&str] = &[DOMAIN, CA, CA_KEY, NEXT_CA, CLIENT_CA, LEAF, LEAF_KEY]
 /// What the files say, as far as it can be read.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
+    /// `tnl_…`.
+    pub(crate) tunnel: Option<String>,
     /// `<tunnel-domain>`.
     pub(crate) domain: Option<String>,
     /// The CA.
@@ -165,8 +169,10 @@ impl Store {
             _ => None,
         };
         let certificate = chain.and_then(|chain| first(&chain));
+        let line = |text: Zeroizing<String>| text.trim().to_owned();
         Ok(Contents {
-            domain: self.text(DOMAIN)?.map(|text| text.trim().to_owned()),
+            tunnel: self.text(TUNNEL)?.map(line),
+            domain: self.text(DOMAIN)?.map(line),
             ca,
             leaf,
             certificate,
@@ -183,7 +189,8 @@ impl Store {
         }))
     }
 
-    /// Replaces everything that is ours, at once. A power loss may bring back what was there before.
+    /// Replaces everything that is ours, at once. A power loss may bring back what was there before, until
+    /// [`settle`](Self::settle).
     pub(crate) fn write(&self, wanted: &Wanted<'_>) -> Result<(), DiskError> {
         let mut files = Files::from([
             (DOMAIN, bytes(&wanted.domain)),
@@ -196,12 +203,29 @@ impl Store {
         self.files.replace(NAMES, &files)
     }
 
-    /// Replaces the server certificate alone, for good; everything else stays as it is.
-    pub(crate) fn write_leaf(&self, leaf: &Linted) -> Result<(), DiskError> {
+    /// Replaces the server certificate alone, and says the domain if it is given, for good; everything else
+    /// stays as it is.
+    pub(crate) fn write_leaf(&self, leaf: &Linted, domain: Option<&str>) -> Result<(), DiskError> {
         let mut files = self.files.read_all(NAMES)?;
         files.extend(pair(leaf));
+        files.extend(domain.map(|domain| (DOMAIN, bytes(domain))));
         self.files.replace(NAMES, &files)?;
         self.files.settle()
+    }
+
+    /// Makes what was last written durable.
+    pub(crate) fn settle(&self) -> Result<(), DiskError> {
+        self.files.settle()
+    }
+
+    /// Says whose store it is, for good.
+    pub(crate) fn write_tunnel(&self, id: &str) -> Result<(), DiskError> {
+        self.files.put(TUNNEL, id.as_bytes())
+    }
+
+    /// Puts the tunnel's token there, for good.
+    pub(crate) fn write_token(&self, token: &str) -> Result<(), DiskError> {
+        self.files.put(TOKEN, token.as_bytes())
     }
 
     /// Removes the CA key from every set but the current one.

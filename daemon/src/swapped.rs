@@ -130,6 +130,15 @@ impl Swapped {
         self.prune()
     }
 
+    /// Replaces a file that belongs to no set, for good.
+    pub(crate) fn put(&self, name: &str, content: &[u8]) -> Result<(), DiskError> {
+        let path = self.directory.join(name);
+        if read(&path)?.is_some_and(|found| found.as_slice() == content) {
+            return Ok(());
+        }
+        self.disk.replace(&path, content, self.access(&path)?)
+    }
+
     /// Makes the last replacement durable.
     pub(crate) fn settle(&self) -> Result<(), DiskError> {
         self.disk.sync(&self.directory)

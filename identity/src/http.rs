@@ -86,25 +86,29 @@ pub enum HttpError {
     },
 }
 
-/// One request.
+/// One request. It may hold secrets, and has no `Debug`.
 #[derive(Clone, Copy)]
-pub(crate) struct Call<'a> {
-    pub(crate) url: &'a str,
+pub struct Call<'a> {
+    /// By `https`, or by `http` to this machine.
+    pub url: &'a str,
     /// Appended to what the URL has, encoded.
-    pub(crate) query: &'a [(&'a str, &'a str)],
-    pub(crate) headers: &'a [(&'static str, &'a str)],
+    pub query: &'a [(&'a str, &'a str)],
+    /// Names in lower case; values are kept out of every log.
+    pub headers: &'a [(&'static str, &'a str)],
     /// JSON to be posted; without it the request is a GET.
-    pub(crate) body: Option<&'a [u8]>,
+    pub body: Option<&'a [u8]>,
 }
 
-/// An answer, whatever its status.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+/// An answer, whatever its status. It may hold secrets, and has no `Debug`.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
     /// `Request-Id`, if it is a text that can be printed.
-    pub(crate) request_id: Option<String>,
+    pub request_id: Option<String>,
     /// Seconds of `Retry-After`.
-    pub(crate) retry_after: Option<u64>,
-    pub(crate) body: Zeroizing<Vec<u8>>,
+    pub retry_after: Option<u64>,
+    /// At most 1 MiB; erased when dropped.
+    pub body: Zeroizing<Vec<u8>>,
 }
 
 /// Whether calls to `url` are made: by `https`, or by `http` to this machine.
@@ -184,7 +188,11 @@ impl Http {
     }
 
     /// Makes one call. Dropped, it ends at once; whether the request arrived is not known then.
-    pub(crate) async fn call(&self, call: Call<'_>) -> Result<Answer, HttpError> {
+    ///
+    /// # Errors
+    ///
+    /// [`HttpError`]; an answer of any status is none.
+    pub async fn call(&self, call: Call<'_>) -> Result<Answer, HttpError> {
         let mut url = parse(call.url).map_err(|why| refused("the address", why))?;
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);

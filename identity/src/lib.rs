@@ -32,7 +32,7 @@ pub use environment::Environment;
 pub use exchange::{DEFAULT_URL, ExchangeError, Federation, Minted, Refused, exchange};
 pub use expect::{Check, Expectations, Verdict, checks};
 pub use fetcher::{FetchError, Fetcher};
-pub use http::{Http, HttpError, HttpSettings, check_url};
+pub use http::{Answer, Call, Http, HttpError, HttpSettings, check_url};
 pub use secret::Secret;
 pub use source::{BoundObject, Exec, Kubernetes, Source, SourceError};
 pub use tokens::{TokenError, Tokens};

@@ -328,6 +328,8 @@ pub enum Reason {
     Stale,
     /// A route that cannot be used.
     BadRoute,
+    /// The tunnel's edge does not accept the token.
+    TokenRefused,
     /// A reason of a newer minor version.
     #[serde(other)]
     Unknown,

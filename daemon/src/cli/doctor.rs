@@ -64,11 +64,7 @@ pub(super) async fn doctor(what: &Doctor) -> Result<(), Ended> {
 async fn examine(arguments: &Arguments, report: &mut Report) -> Result<(), Failure> {
     let environment = Environment::process();
     let given = given(arguments.config.as_deref())?;
-    let configuration = given.with(&environment).map_err(|error| {
-        Failure::config(error.to_string()).next(
-            "write identity: into keyward.yaml, or set the variables; docs/config.md has both",
-        )
-    })?;
+    let configuration = configuration(&given, &environment)?;
     report.say("chosen by", configuration.chosen);
     let settings = HttpSettings::from_environment(&environment, configuration.ca_file.clone());
     let Credential::Federated {
@@ -87,9 +83,7 @@ async fn examine(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
         return Ok(());
     }
     let Some(federation) = federation else {
-        return Err(Failure::config("no federation rule is named").next(
-            "write identity.federation_rule, or set ANTHROPIC_FEDERATION_RULE_ID, to the rule's id",
-        ));
+        return Err(no_rule());
     };
     match exchange(&http, federation, &assertion).await {
         Ok(minted) => {
@@ -101,12 +95,31 @@ async fn examine(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
 }
 
 /// The section of the file, or nothing if there is no file and none was named.
-fn given(named: Option<&Path>) -> Result<Given, Failure> {
+pub(super) fn given(named: Option<&Path>) -> Result<Given, Failure> {
     let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
     if named.is_none() && !path.exists() {
         return Ok(Given::default());
     }
     Ok(Config::load(path)?.identity.unwrap_or_default())
+}
+
+/// What the file and the variables say together.
+pub(super) fn configuration(
+    given: &Given,
+    environment: &Environment,
+) -> Result<Configuration, Failure> {
+    given.with(environment).map_err(|error| {
+        Failure::config(error.to_string()).next(
+            "write identity: into keyward.yaml, or set the variables; docs/config.md has both",
+        )
+    })
+}
+
+/// There is nothing to exchange an identity token by.
+pub(super) fn no_rule() -> Failure {
+    Failure::config("no federation rule is named").next(
+        "write identity.federation_rule, or set ANTHROPIC_FEDERATION_RULE_ID, to the rule's id",
+    )
 }
 
 /// Shows every claim; a token that will be refused is not sent.
@@ -226,7 +239,7 @@ fn no_token(error: &SourceError, source: &Source) -> Failure {
     Failure::new(exit, what).caused_by(error).next(next)
 }
 
-fn unreachable_or_unusable(error: &HttpError) -> Failure {
+pub(super) fn unreachable_or_unusable(error: &HttpError) -> Failure {
     let (exit, next) = match error {
         HttpError::Settings { .. } => (
             Exit::Config,

@@ -1,4 +1,4 @@
-//! The command line. Apart from `run`, `check` and `renew-cert` it is a client of the operator
+//! The command line. Apart from `run`, `check`, `doctor`, `init` and `renew-cert` it is a client of the operator
 //! socket and does nothing that the socket cannot.
 //!
 //! Each command prints either text for a person or, with `--json`, one documented object; an error
@@ -6,7 +6,9 @@
 
 mod check;
 mod completions;
+mod connector;
 mod doctor;
+mod init;
 mod issue_client;
 mod output;
 mod renew_cert;
@@ -59,8 +61,12 @@ enum Command {
     Status(status::Arguments),
     /// Rotate WHAT now and follow it to its end
     Rotate(rotate::Arguments),
+    /// Fill a store from a tunnel's id: CA, server certificate and token, and register the CA
+    Init(init::Arguments),
     /// Renew the server certificate of a store directory, without a daemon
     RenewCert(renew_cert::Arguments),
+    /// Keep cloudflared running on the tunnel token in force, and replace it without a gap when that rotates
+    Connector(connector::Arguments),
     /// Make a key here and have it certified by the client CA
     IssueClient(issue_client::Arguments),
     /// Print the completions of a shell
@@ -137,6 +143,9 @@ impl Command {
             } => crate::run(&config, single_user, tasks)
                 .await
                 .map_err(Ended::from),
+            Self::Connector(arguments) => connector::connector(arguments, tasks)
+                .await
+                .map_err(Ended::from),
             command => tokio::select! {
                 // First: what is followed to its end says better how far it came.
                 biased;
@@ -161,11 +170,12 @@ impl Command {
             Self::Doctor(what) => doctor::doctor(&what).await,
             Self::Status(arguments) => status::status(&arguments, tasks).await.map_err(Ended::from),
             Self::Rotate(arguments) => rotate::rotate(&arguments, tasks).await,
+            Self::Init(arguments) => init::init(&arguments).await.map_err(Ended::from),
             Self::RenewCert(arguments) => renew_cert::renew_cert(&arguments).map_err(Ended::from),
             Self::IssueClient(arguments) => issue_client::issue_client(&arguments, tasks)
                 .await
                 .map_err(Ended::from),
-            Self::Run { .. } | Self::Completions { .. } => Ok(()),
+            Self::Run { .. } | Self::Connector(_) | Self::Completions { .. } => Ok(()),
         }
     }
 
@@ -176,6 +186,9 @@ impl Command {
             Self::Rotate(_) | Self::IssueClient(_) => failure
                 .cause("this command was interrupted before the daemon had answered")
                 .next("keyward status shows whether it took the order"),
+            Self::Init(_) => failure
+                .cause("this command was interrupted before its end")
+                .next("run it again: it goes on from where it was"),
             Self::Doctor(_) => failure.cause(
                 "this command was interrupted before the source or the exchange had answered",
             ),
@@ -187,11 +200,12 @@ impl Command {
 
     fn wants_json(&self) -> bool {
         match self {
-            Self::Run { .. } | Self::Completions { .. } => false,
+            Self::Run { .. } | Self::Connector(_) | Self::Completions { .. } => false,
             Self::Check(arguments) => arguments.json,
             Self::Doctor(doctor::Doctor::Identity(arguments)) => arguments.json,
             Self::Status(arguments) => arguments.json,
             Self::Rotate(arguments) => arguments.json,
+            Self::Init(arguments) => arguments.json,
             Self::RenewCert(arguments) => arguments.json,
             Self::IssueClient(arguments) => arguments.json,
         }

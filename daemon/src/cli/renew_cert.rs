@@ -93,7 +93,7 @@ fn unix(time: SystemTime) -> u64 {
 }
 
 /// The same limits as `server_certificate.lifetime` has.
-fn cert_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn cert_duration(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
     if (SHORTEST_LEAF..=LONGEST_LEAF).contains(&duration) {
         // X.509 knows whole seconds only.
@@ -103,7 +103,7 @@ fn cert_duration(text: &str) -> Result<Duration, String> {
     Err(format!("write something from {shortest} to {longest}"))
 }
 
-fn store(text: &str) -> Result<PathBuf, String> {
+pub(super) fn store(text: &str) -> Result<PathBuf, String> {
     match text.strip_prefix("dir:") {
         Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
         _ => Err(

@@ -16,6 +16,9 @@ use super::Desk;
 use super::hello::{self, Admitted, Denied};
 use crate::board::{Publication, Publications};
 
+/// Characters of a farewell that are logged.
+const LONGEST_WHY: usize = 200;
+
 /// Serves the subscriber behind `stream` until either side ends it.
 pub(super) async fn serve(desk: &Desk, stream: UnixStream, uid: u32) {
     let (read, write) = stream.into_split();
@@ -258,7 +261,15 @@ impl Session<'_> {
                 FromSubscriber::Ack(ack) => self.acked(&ack),
                 FromSubscriber::Nack(nack) => self.refused(&nack),
                 FromSubscriber::Report(report) => self.admitted.seat.report(report),
-                FromSubscriber::Bye(_) => self.admitted.seat.left(),
+                FromSubscriber::Bye(bye) => {
+                    let why: String = bye.why.chars().take(LONGEST_WHY).collect();
+                    tracing::info!(
+                        replica = self.admitted.seat.name(),
+                        why,
+                        "subscriber leaves"
+                    );
+                    self.admitted.seat.left();
+                }
                 FromSubscriber::Unknown => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control::Resource;
+use control::{Reason, Resource};
 use pki::Certificate;
 use process::BUILD;
 
@@ -79,6 +79,24 @@ impl Tunnel {
         refused.collect()
     }
 
+    /// Connectors whose edge does not let them in with what the store holds.
+    fn refused_tokens(&self, replicas: &Replicas) -> Vec<String> {
+        let key = (self.name.clone(), Resource::Tunnel);
+        let refused = replicas.iter().filter_map(|(name, replica)| {
+            let (generation, reason) = replica.nacks.get(&key)?;
+            Some(match reason {
+                Reason::TokenRefused => format!(
+                    "{name}: the tunnel's edge does not accept the token of generation {generation}; put the one in force into the store"
+                ),
+                _ => format!(
+                    "{name} refused the token of generation {generation} ({}) and goes on with the one before",
+                    control::word(reason)
+                ),
+            })
+        });
+        refused.collect()
+    }
+
     fn alarms(&self, replicas: &Replicas, moment: Moment) -> Vec<String> {
         let now = moment.unix();
         let lifetime = self.config.server_certificate.lifetime.as_secs();
@@ -94,6 +112,7 @@ impl Tunnel {
             _ => {}
         }
         alarms.extend(self.refused_policies(replicas));
+        alarms.extend(self.refused_tokens(replicas));
         alarms.extend(self.facts.conflict.clone());
         alarms.extend(self.facts.troubles.values().cloned());
         match &self.leaf.serving {
