@@ -33,7 +33,7 @@ impl Credentials {
         }
         let table = self.current();
         let Some(current) = table.iter().find(|serving| {
-            *serving.tunnel.name == *credential.tunnel && serving.counted_by_daemon
+            *serving.tunnel.name == *credential.tunnel && serving.counted_by_daemon()
         }) else {
             return Ok(None);
         };
@@ -47,9 +47,8 @@ impl Credentials {
                 format!("generation {} is in force", current.generation),
             ));
         }
-        let current = Arc::clone(current);
-        self.raise_lowest(ledger, credential);
-        Ok(Some(current))
+        self.raise_lowest(ledger, current, credential.lowest);
+        Ok(Some(Arc::clone(current)))
     }
 
     pub(super) fn publish(
@@ -61,17 +60,16 @@ impl Credentials {
     ) -> Arc<Serving> {
         let table = self.current();
         let before = table.iter().find(|s| *s.tunnel.name == *credential.tunnel);
-        let counted_by_daemon = source != Source::Files;
-        let generation = match before {
-            Some(before) if !counted_by_daemon => before.generation + 1,
-            None if !counted_by_daemon => 1,
-            _ => credential.generation,
+        let generation = match (source, before) {
+            (Source::Channel | Source::Directory, _) => credential.generation,
+            (Source::Files, Some(before)) => before.generation + 1,
+            (Source::Files, None) => 1,
         };
         let serving = Arc::new(Serving {
             tunnel: ledger.tunnel(&credential.tunnel),
             tunnel_domain: checked.domain.map(Into::into),
             generation,
-            counted_by_daemon,
+            source,
             leaf: checked.leaf,
             fallback: checked.fallback,
             canary_share: credential.canary_share,
@@ -84,24 +82,22 @@ impl Credentials {
             connections: AtomicU64::new(0),
             settled: CancellationToken::new(),
         });
-        // Once the channel speaks, what files said is over, under whatever name they said it.
-        let superseded = |other: &Arc<Serving>| {
-            *other.tunnel.name == *credential.tunnel
-                || (source == Source::Channel && !other.counted_by_daemon)
-        };
-        let mut next: Vec<_> = table.iter().filter(|s| !superseded(s)).cloned().collect();
+        let (replaced, mut next): (Vec<_>, Vec<_>) = table
+            .iter()
+            .cloned()
+            .partition(|other| serving.replaces(other));
         next.push(Arc::clone(&serving));
         // The longest domain first, so that a tunnel may live under another one's domain.
         next.sort_by_key(|s| std::cmp::Reverse(s.tunnel_domain.as_ref().map_or(0, |d| d.len())));
         self.shared.table.send_replace(Arc::new(next));
 
         ledger.past.retain(|past| past.strong_count() > 0);
-        for old in table.iter().filter(|old| superseded(old)) {
+        for old in &replaced {
             old.gate.close();
             ledger.past.push(Arc::downgrade(old));
         }
-        self.raise_lowest(ledger, credential);
-        self.settle(ledger, &serving);
+        self.raise_lowest(ledger, &serving, credential.lowest);
+        self.settle(replaced, &serving);
         tracing::info!(
             tunnel = credential.tunnel,
             generation,
@@ -112,18 +108,23 @@ impl Credentials {
         serving
     }
 
-    /// Ends what the credential does not allow any more, its handshakes at once.
-    fn raise_lowest(&self, ledger: &mut Ledger, credential: &Credential) {
-        let lowest = ledger.lowest.entry(credential.tunnel.clone()).or_default();
-        *lowest = credential.lowest.max(*lowest);
-        let lowest = *lowest;
+    /// Ends what may not be served any more once `serving` came with `lowest`, its handshakes at once.
+    fn raise_lowest(&self, ledger: &mut Ledger, serving: &Serving, lowest: u64) {
+        // Whoever writes plain files counts nothing and withdraws nothing.
+        if !serving.counted_by_daemon() {
+            return;
+        }
+        let name = serving.tunnel.name.to_string();
+        let known = ledger.lowest.entry(name).or_default();
+        *known = lowest.max(*known);
+        let lowest = *known;
         let current = self.current();
         for old in ledger.past.iter().filter_map(Weak::upgrade) {
-            let below = if old.counted_by_daemon {
-                *old.tunnel.name == *credential.tunnel && old.generation < lowest
+            let below = if old.counted_by_daemon() && Arc::ptr_eq(&old.tunnel, &serving.tunnel) {
+                old.generation < lowest
             } else {
                 // Not comparable, but it was there before: it goes when nothing earlier may stay.
-                lowest >= credential.generation
+                serving.replaces(&old) && lowest >= serving.generation
             };
             if below && !current.iter().any(|serving| Arc::ptr_eq(serving, &old)) {
                 old.gate.shut();
@@ -132,33 +133,46 @@ impl Credentials {
         }
     }
 
-    /// Marks `serving` as settled when no handshake is left under an earlier generation: now, or
-    /// after the swap grace at the latest, when those that are left are shut out.
-    fn settle(&self, ledger: &Ledger, serving: &Arc<Serving>) {
-        let busy: Vec<_> = ledger
-            .past
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|old| Arc::ptr_eq(&old.tunnel, &serving.tunnel) || !old.counted_by_daemon)
-            .filter(|old| !old.gate.is_empty())
-            .collect();
+    /// Marks `serving` as settled when no handshake is left under what it `replaced`, nor under what that
+    /// had replaced: now, or after the swap grace at the latest, when those that are left are shut out.
+    fn settle(&self, mut replaced: Vec<Arc<Serving>>, serving: &Arc<Serving>) {
+        replaced.retain(|old| !old.gate.is_empty() || !old.settled.is_cancelled());
         let settled = serving.settled.clone();
-        if busy.is_empty() {
+        if replaced.is_empty() {
             settled.cancel();
             return;
         }
         let deadline = Instant::now() + self.shared.swap_grace;
         self.shared.tasks.spawn(async move {
-            for old in busy {
+            for old in replaced {
                 if tokio::time::timeout_at(deadline, old.gate.emptied())
                     .await
                     .is_err()
                 {
                     old.gate.shut();
                 }
+                // Its own grace began earlier, so that this adds nothing to ours.
+                old.settled().await;
             }
             settled.cancel();
         });
+    }
+}
+
+impl Serving {
+    /// Whether this is published in the place of `other`, so that no handshake may get that any more.
+    fn replaces(&self, other: &Self) -> bool {
+        let files = match self.source {
+            // Once the channel speaks, what files of somebody else said is over.
+            Source::Channel => !other.counted_by_daemon(),
+            // There is one set of files: what it said before is over, whoever wrote it.
+            Source::Directory | Source::Files => other.source != Source::Channel,
+        };
+        // A caller names a domain and no tunnel: of two tunnels of one domain he would get either. The
+        // daemon has no two such; it is one that was renamed.
+        files
+            || Arc::ptr_eq(&self.tunnel, &other.tunnel)
+            || self.tunnel_domain == other.tunnel_domain
     }
 }
 

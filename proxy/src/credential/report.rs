@@ -17,7 +17,7 @@ impl Credentials {
     pub async fn serving(&self) -> Vec<control::Serving> {
         let table = Arc::clone(&self.shared.table.borrow());
         let mut serving = Vec::new();
-        for entry in table.iter().filter(|entry| entry.counted_by_daemon) {
+        for entry in table.iter().filter(|entry| entry.counted_by_daemon()) {
             entry.settled().await;
             serving.push(control::Serving {
                 tunnel: entry.tunnel.name.to_string(),

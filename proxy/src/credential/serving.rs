@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
 
+use super::Source;
 use super::gate::Gate;
 use super::tickets::Tickets;
 use crate::alert;
@@ -173,8 +174,7 @@ pub(crate) struct Serving {
     pub(crate) tunnel_domain: Option<Arc<str>>,
     /// As the daemon counts; counted here for files that come without a manifest.
     pub(crate) generation: u64,
-    /// Whether `generation` is the daemon's.
-    pub(super) counted_by_daemon: bool,
+    pub(super) source: Source,
     pub(crate) leaf: Served,
     pub(super) fallback: Option<Served>,
     pub(super) canary_share: Option<u8>,
@@ -195,6 +195,11 @@ impl Serving {
     /// Resolves once no handshake ends on an earlier generation any more: time for the ack.
     pub(crate) async fn settled(&self) {
         self.settled.cancelled().await;
+    }
+
+    /// Whether `generation` is the daemon's.
+    pub(super) fn counted_by_daemon(&self) -> bool {
+        self.source != Source::Files
     }
 
     pub(super) fn covers(&self, server_name: &str) -> bool {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use control::{
-    Ack, FrameError, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason, Refusal,
-    Refused, Report, Resource, Role, Version, Welcome, Writer,
+    Ack, Credential, FrameError, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason,
+    Refusal, Refused, Report, Resource, Role, Version, Welcome, Writer,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::world::{Ca, Proxy, leaf_sha256, within};
+use super::world::{Ca, Caller, Proxy, leaf_sha256, shown, within};
 use crate::carrier::Up;
 use crate::config::ControlSource;
 use crate::control::Subscriber;
@@ -190,6 +190,65 @@ async fn an_ack_that_waits_for_a_handshake_holds_up_nothing_else() {
     );
 }
 
+/// A tunnel that has another name after a restart of the daemon is the same one to those who call.
+#[tokio::test]
+async fn a_renamed_tunnel_is_served_under_its_new_name_after_the_ack_and_no_call_is_cut() {
+    let (ca, stand) = (Ca::new(), Stand::new(None).await);
+    let (_, mut daemon) = stand.subscription().await;
+    daemon.send(FromDaemon::Credential(ca.credential(7))).await;
+    daemon.answer().await;
+    let caller = Caller::new(&[&ca]);
+    let mut open = stand.proxy.call(&caller).await;
+    stand.proxy.ask(&mut open).await;
+
+    drop(daemon);
+    let (_, mut daemon) = stand.subscription().await;
+    let held = stand.proxy.credentials.begin(None).unwrap();
+    let renamed = |generation| Credential {
+        tunnel: "prod".to_owned(),
+        lowest: 0,
+        ..ca.credential(generation)
+    };
+    let policy = Policy {
+        tunnel: "prod".to_owned(),
+        generation: 1,
+        routes: None,
+        denied: Vec::new(),
+    };
+    let mut held = Some(held);
+    for generation in 1..3 {
+        let credential = renamed(generation);
+        let sent = FromDaemon::Credential(credential.clone());
+        daemon.send(sent).await;
+        if held.is_some() {
+            daemon.send(FromDaemon::Policy(policy.clone())).await;
+            let FromSubscriber::Ack(first) = daemon.answer().await else {
+                panic!("the policy is acked");
+            };
+            assert_eq!(
+                first.resource,
+                Resource::Policy,
+                "the handshake is waited for"
+            );
+        }
+        held = None;
+        let FromSubscriber::Ack(ack) = daemon.answer().await else {
+            panic!("the credential is acked");
+        };
+        let leaf = leaf_sha256(&credential.leaf);
+        assert_eq!(
+            (ack.generation, ack.leaf_sha256),
+            (generation, Some(leaf.clone()))
+        );
+        let stream = stand.proxy.call(&caller).await;
+        assert_eq!(shown(&stream), leaf);
+        stand.proxy.ask(&mut open).await;
+    }
+    let served = daemon.report().await.tunnels;
+    let names: Vec<_> = served.iter().map(|tunnel| &*tunnel.tunnel).collect();
+    assert_eq!(names, ["prod"]);
+}
+
 #[tokio::test]
 async fn routes_of_a_policy_are_taken_and_bad_or_stale_ones_refused() {
     let stand = Stand::new(None).await;
@@ -233,7 +292,7 @@ async fn a_report_says_what_is_served_and_by_whom() {
     let (_, mut daemon) = stand.subscription().await;
     daemon.send(FromDaemon::Credential(ca.credential(1))).await;
     daemon.answer().await;
-    let _stream = stand.proxy.call(&super::world::Caller::new(&[&ca])).await;
+    let _stream = stand.proxy.call(&Caller::new(&[&ca])).await;
     let report = loop {
         let report = daemon.report().await;
         if report

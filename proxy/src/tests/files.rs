@@ -8,7 +8,7 @@ use control::{Credential, Leaf, Manifest, Policy};
 use process::Clock;
 use tempfile::TempDir;
 
-use super::world::{Ca, Client, Proxy, leaf_sha256, until};
+use super::world::{Ca, Caller, Client, Proxy, leaf_sha256, shown, until, within};
 use crate::config::{Config, CredentialFiles};
 use crate::credential::Source;
 use crate::files::Files;
@@ -28,9 +28,18 @@ impl Stand {
 
     /// The same with a file of client CAs of this name.
     async fn with(client_ca: Option<&str>) -> Self {
+        Self::of("control: {socket: none, tunnels: [main]}", client_ca).await
+    }
+
+    /// The same of a proxy that is not told what its tunnel is called.
+    async fn unnamed() -> Self {
+        Self::of("control: {socket: none}", None).await
+    }
+
+    async fn of(control: &str, client_ca: Option<&str>) -> Self {
         let (proxy, directory) = (Proxy::start().await, tempfile::tempdir().unwrap());
-        let text = "listen_addr: ':0'\ncontrol: {socket: none, tunnels: [main]}\nroutes: {}\n";
-        let config = Config::from_text(text, Some(super::world::DOMAIN)).unwrap();
+        let text = format!("listen_addr: ':0'\n{control}\nroutes: {{}}\n");
+        let config = Config::from_text(&text, Some(super::world::DOMAIN)).unwrap();
         let paths = CredentialFiles {
             certificate: directory.path().join("current/tls.crt"),
             key: directory.path().join("current/tls.key"),
@@ -77,6 +86,13 @@ impl Stand {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("tls.crt"), &leaf.chain).unwrap();
         fs::write(path.join("tls.key"), leaf.key.expose()).unwrap();
+        path
+    }
+
+    /// The same with what the daemon writes beside the pair.
+    fn served_directory(&self, name: &str, credential: &Credential) -> PathBuf {
+        let path = self.directory(name, &credential.leaf);
+        fs::write(path.join("manifest.json"), manifest(credential, &[])).unwrap();
         path
     }
 
@@ -412,4 +428,51 @@ async fn the_channel_wins_over_files_for_good() {
         assert!(stand.proxy.credentials.offer(&files, source).is_err());
     }
     assert_eq!(stand.proxy.credentials.current().len(), 1);
+}
+
+/// A proxy whose file names no tunnel gives plain files a name of its own; the domain is what they share.
+#[tokio::test]
+async fn files_replace_those_of_another_writer_whatever_the_tunnel_is_called() {
+    let (ca, mut stand) = (Ca::new(), Stand::unnamed().await);
+    let caller = Caller::new(&[&ca]);
+    let served = Credential {
+        lowest: 0,
+        ..ca.credential(41)
+    };
+    let (before, after) = (ca.leaf(), ca.leaf());
+    let sets = [
+        (stand.directory("before", &before), &before, 1),
+        (stand.served_directory("served", &served), &served.leaf, 41),
+        (stand.directory("after", &after), &after, 1),
+    ];
+    let mut held: Option<crate::credential::Begun> = None;
+    for (path, leaf, generation) in sets {
+        stand.point(&path);
+        assert_eq!(stand.look().await, generation);
+        let current = stand.proxy.credentials.current();
+        assert_eq!(current.len(), 1, "one set of files, one tunnel");
+        if let Some(held) = held.take() {
+            let mut settled = std::pin::pin!(current[0].settled());
+            assert!(futures_util::poll!(&mut settled).is_pending());
+            drop(held);
+        }
+        within("the handshakes of the set before", current[0].settled()).await;
+        let stream = stand.proxy.call(&caller).await;
+        assert_eq!(shown(&stream), leaf_sha256(leaf));
+        held = Some(stand.proxy.credentials.begin(None).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_outlives_the_files_that_it_came_in_under() {
+    let (ca, mut stand) = (Ca::new(), Stand::new().await);
+    stand.point(&stand.directory("first", &ca.leaf()));
+    assert_eq!(stand.look().await, 1);
+    let mut stream = stand.proxy.call(&Caller::new(&[&ca])).await;
+    for generation in 2..4 {
+        stand.proxy.ask(&mut stream).await;
+        stand.point(&stand.directory(&format!("gen-{generation}"), &ca.leaf()));
+        assert_eq!(stand.look().await, generation);
+    }
+    stand.proxy.ask(&mut stream).await;
 }
