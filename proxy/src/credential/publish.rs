@@ -47,6 +47,10 @@ impl Credentials {
                 format!("generation {} is in force", current.generation),
             ));
         }
+        // Beside a manifest that names no client CA a file does, and that is replaced on its own.
+        if credential.client_ca_certificates != current.client_cas {
+            return Ok(None);
+        }
         self.raise_lowest(ledger, current, credential.lowest);
         Ok(Some(Arc::clone(current)))
     }
@@ -70,6 +74,7 @@ impl Credentials {
             tunnel_domain: checked.domain.map(Into::into),
             generation,
             source,
+            client_cas: credential.client_ca_certificates.clone(),
             leaf: checked.leaf,
             fallback: checked.fallback,
             canary_share: credential.canary_share,

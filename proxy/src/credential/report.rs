@@ -90,7 +90,8 @@ fn report(serving: &Serving, alive: &[Arc<Serving>], routes: &[String]) -> Tunne
         }
         let live = other.connections.load(Ordering::Relaxed);
         if live > 0 || other.generation == serving.generation {
-            connections.insert(other.generation, live);
+            // One generation may have been published twice, with other client CAs.
+            *connections.entry(other.generation).or_default() += live;
         }
     }
     let failures = serving.tunnel.seen().failures.clone();

@@ -175,6 +175,8 @@ pub(crate) struct Serving {
     /// As the daemon counts; counted here for files that come without a manifest.
     pub(crate) generation: u64,
     pub(super) source: Source,
+    /// PEM certificates, as they were offered.
+    pub(super) client_cas: Vec<String>,
     pub(crate) leaf: Served,
     pub(super) fallback: Option<Served>,
     pub(super) canary_share: Option<u8>,

@@ -8,7 +8,7 @@ use control::{Credential, Leaf, Manifest, Policy};
 use process::Clock;
 use tempfile::TempDir;
 
-use super::world::{Ca, Caller, Client, Proxy, leaf_sha256, shown, until, within};
+use super::world::{Ca, Caller, Client, Proxy, TLS12, leaf_sha256, shown, until, within};
 use crate::config::{Config, CredentialFiles};
 use crate::credential::Source;
 use crate::files::Files;
@@ -475,4 +475,28 @@ async fn a_connection_outlives_the_files_that_it_came_in_under() {
         assert_eq!(stand.look().await, generation);
     }
     stand.proxy.ask(&mut stream).await;
+}
+
+#[tokio::test]
+async fn another_client_ca_beside_a_manifest_is_taken_up_although_the_pair_is_the_same() {
+    let (ca, mut stand) = (Ca::new(), Stand::with(Some("clients")).await);
+    let (old, new) = (Client::new(), Client::new());
+    let path = stand.served_directory("gen-7", &ca.credential(7));
+    stand.point(&path);
+    // Over TLS 1.2 a caller knows at the end of its handshake whether it is let in.
+    let callers = [&old, &new].map(|client| Caller::speaking(&[&ca], TLS12, Some(client)));
+    for (client, admitted) in [(&old, [true, false]), (&new, [false, true])] {
+        fs::write(stand.path("clients"), &client.ca).unwrap();
+        assert_eq!(stand.look().await, 7);
+        let current = stand.proxy.credentials.current();
+        within("the handshakes of before", current[0].settled()).await;
+        for (caller, admitted) in callers.iter().zip(admitted) {
+            // Twice: whoever was let in brings a session, which must not outlive its client CA.
+            for _ in 0..2 {
+                let stream = tokio::net::TcpStream::connect(stand.proxy.tls).await;
+                let stream = within("a handshake", caller.connect(stream.unwrap())).await;
+                assert_eq!(stream.is_ok(), admitted, "{stream:?}");
+            }
+        }
+    }
 }
