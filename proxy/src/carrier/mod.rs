@@ -165,7 +165,7 @@ impl Carriers {
     /// Serves them until the stop.
     pub(crate) fn listen(self, door: &Door) {
         if let Some(listener) = self.web {
-            let serving = door.clone().listen(Web, listener);
+            let serving = door.clone().listen(Web::default(), listener);
             door.tasks.essential(Web::NAME, serving);
         }
         if let Some((carrier, listener)) = self.tls {

@@ -10,6 +10,7 @@ mod stream;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest;
@@ -30,17 +31,50 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use stream::WebSocket;
 
-use super::{Arrival, Carrier, CarrierError, Leaving, Stream};
+use super::{Arrival, Carrier, CarrierError, LOG_PACE, Leaving, Stream};
+use crate::telemetry::Pace;
 use crate::token::lists;
+use frame::Violation;
 
 /// The request that opens a WebSocket; cloudflared adds some headers, callers some more.
 const LONGEST_REQUEST: usize = 32 << 10;
 /// Appended to the key: RFC 6455 section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Settings of the carrier: none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Web;
+/// The carrier; it has no settings.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Web {
+    refusals: Arc<Refusals>,
+}
+
+/// What all WebSockets of the carrier were refused for, so that not each of them fills the log.
+#[derive(Debug)]
+struct Refusals {
+    text: Pace,
+    malformed: Pace,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self {
+            text: Pace::new(LOG_PACE),
+            malformed: Pace::new(LOG_PACE),
+        }
+    }
+}
+
+impl Refusals {
+    /// Logged here: the end of a stream is no event to those above.
+    fn tell(&self, violation: Violation) {
+        let pace = match violation {
+            Violation::Text => &self.text,
+            Violation::Protocol(_) => &self.malformed,
+        };
+        if let Some(count) = pace.due() {
+            tracing::warn!(error = %violation, count, "websocket refused");
+        }
+    }
+}
 
 impl Carrier for Web {
     const NAME: &'static str = "websocket";
@@ -70,6 +104,7 @@ impl Carrier for Web {
                 socket,
                 parts.read_buf,
                 leaving.clone(),
+                Arc::clone(&self.refusals),
             ))),
             peer: Some(peer),
             leaving,

@@ -6,11 +6,13 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::Refusals;
 use super::frame::{self, Asked, Code, Decoder, Head, Violation};
 use crate::carrier::Leaving;
 
@@ -32,6 +34,7 @@ pub(crate) struct WebSocket<S> {
     frame_left: usize,
     state: State,
     leaving: Leaving,
+    refusals: Arc<Refusals>,
 }
 
 /// Bytes to write before anything else.
@@ -68,7 +71,7 @@ enum State {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// `early` was read behind the request.
-    pub(super) fn new(socket: S, early: Bytes, leaving: Leaving) -> Self {
+    pub(super) fn new(socket: S, early: Bytes, leaving: Leaving, refusals: Arc<Refusals>) -> Self {
         Self {
             socket,
             early,
@@ -78,6 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             frame_left: 0,
             state: State::Open,
             leaving,
+            refusals,
         }
     }
 
@@ -105,10 +109,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Says why and gives up; whether it gets through is no matter. Logged here: the end of a stream is
-    /// no event to those above.
+    /// Says why and gives up; whether it gets through is no matter.
     fn refuse(&mut self, cx: &mut Context<'_>, violation: Violation) -> io::Error {
-        tracing::warn!(error = %violation, "websocket refused");
+        self.refusals.tell(violation);
         if self.frame_left == 0 && self.ahead.is_empty() && self.state == State::Open {
             self.ahead.bytes.extend(frame::close(violation.code()));
             self.state = State::Closed;
