@@ -140,9 +140,9 @@ impl Files {
     }
 
     fn routes(&self, policy: Policy) -> Result<(), RouteError> {
-        match (&self.forwarder, policy.routes) {
-            (Some(forwarder), Some(routes)) => forwarder.set_routes(Some(&policy.tunnel), routes),
-            _ => Ok(()),
+        match &self.forwarder {
+            Some(forwarder) => forwarder.take_policy(&policy.tunnel, policy.routes),
+            None => Ok(()),
         }
     }
 }

@@ -79,7 +79,7 @@ async fn a_refused_credential_leaves_the_last_good_one_in_force_for_every_reason
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_route_that_cannot_be_used_leaves_the_last_good_ones() {
+async fn a_route_that_cannot_be_used_leaves_the_last_good_ones_and_no_routes_leave_none() {
     let mut rig = Rig::start(Setup::daemon_routes).await;
     let policy = |generation, upstream: String| {
         let route = Route {
@@ -107,5 +107,23 @@ async fn a_route_that_cannot_be_used_leaves_the_last_good_ones() {
     let bad = policy(2, "http://up:80/path".to_owned());
     let answer = rig.session.policy(&bad).await;
     assert_eq!(answer, Answer::Nack(Reason::BadRoute));
+    assert_eq!(line.get("/").await.unwrap().status, 200);
+    // Whoever takes them out of the daemon's file does not want them reached.
+    let withdrawn = Policy {
+        generation: 3,
+        routes: None,
+        ..good.clone()
+    };
+    assert_eq!(rig.session.policy(&withdrawn).await, Answer::Ack);
+    let pending = line.get("/").await.unwrap();
+    assert_eq!(pending.status, 503);
+    assert!(pending.body.contains("policy_pending"), "{pending:?}");
+    let waiting = rig.proxy.page("/readyz").await.unwrap();
+    assert!(waiting.contains("no routes yet; write them"), "{waiting}");
+    let again = Policy {
+        generation: 4,
+        ..good
+    };
+    assert_eq!(rig.session.policy(&again).await, Answer::Ack);
     assert_eq!(line.get("/").await.unwrap().status, 200);
 }

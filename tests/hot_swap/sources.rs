@@ -62,6 +62,32 @@ async fn a_daemon_that_goes_and_comes_back_costs_no_call_and_no_stream() {
     canary.finish().await;
 }
 
+/// A daemon with a wrong configuration cuts no tunnel that works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_that_the_daemon_has_no_longer_is_served_on_and_told_once() {
+    let mut rig = Rig::start(|setup| setup).await;
+    let hello = Hello::new(&rig.issuer);
+    let canary = Canary::start(&rig.proxy, &hello, BOTH);
+    let last = rig.issuer.credential(2);
+    assert_eq!(rig.session.offer(&last).await, Answer::Ack);
+    let kept = format!(
+        "ready\ntunnel main: the daemon has it no longer, the certificate kept is valid until {}\n",
+        end_of(&last)
+    );
+    for page in [kept.as_str(), &kept, "ready\n"] {
+        drop(rig.session);
+        let tunnels = if page == kept { "other" } else { "main" };
+        rig.session = rig.daemon.accept_with(&[tunnels]).await;
+        let told = async || (rig.proxy.page("/readyz").await? == page).then_some(());
+        until("readiness with its note", told).await;
+        canary.more(4).await;
+    }
+    rig.proxy
+        .logs("the daemon has this tunnel no longer", 1)
+        .await;
+    canary.finish().await;
+}
+
 /// When the certificate of `credential` ends, as RFC 3339 writes it.
 fn end_of(credential: &Credential) -> String {
     let since = Duration::from_secs(credential.leaf.not_after);

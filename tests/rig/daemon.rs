@@ -62,7 +62,12 @@ impl Daemon {
 
     /// The next subscription, welcomed.
     pub(crate) async fn accept(&self) -> Session {
-        Session::welcome(self.connection().await).await
+        self.accept_with(&[TUNNEL]).await
+    }
+
+    /// The same by a daemon that has `tunnels`.
+    pub(crate) async fn accept_with(&self, tunnels: &[&str]) -> Session {
+        Session::welcome(self.connection().await, tunnels).await
     }
 }
 
@@ -74,7 +79,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    async fn welcome(stream: UnixStream) -> Self {
+    async fn welcome(stream: UnixStream, tunnels: &[&str]) -> Self {
         let (read, write) = stream.into_split();
         let mut reader = Reader::new(read);
         let first = within("a hello", reader.next::<FromSubscriber>()).await;
@@ -83,7 +88,7 @@ impl Session {
         };
         let welcome = FromDaemon::Welcome(Welcome {
             protocol: Version::CURRENT,
-            tunnels: vec![TUNNEL.to_owned()],
+            tunnels: tunnels.iter().map(|&name| name.to_owned()).collect(),
         });
         let mut this = Self {
             hello,

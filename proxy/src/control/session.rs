@@ -58,6 +58,7 @@ impl<'a> Session<'a> {
             match reader.next().await?.ok_or(Ended::Closed)? {
                 FromDaemon::Welcome(welcome) if Version::CURRENT.accepts(welcome.protocol) => {
                     tracing::info!(tunnels = welcome.tunnels.join(", "), "control channel open");
+                    subscriber.credentials.listed(welcome.tunnels);
                     break;
                 }
                 FromDaemon::Welcome(welcome) => return Err(Ended::Protocol(welcome.protocol)),
@@ -151,8 +152,8 @@ impl<'a> Session<'a> {
             routes,
             ..
         } = policy;
-        if let (None, Some(forwarder), Some(routes)) = (&refused, &self.subscriber.routed, routes) {
-            let result = forwarder.set_routes(Some(&tunnel), routes);
+        if let (None, Some(forwarder)) = (&refused, &self.subscriber.routed) {
+            let result = forwarder.take_policy(&tunnel, routes);
             refused = result.err().map(|error| Refused {
                 reason: Reason::BadRoute,
                 detail: error.to_string(),

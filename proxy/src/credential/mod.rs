@@ -13,7 +13,7 @@ mod serving;
 mod tickets;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -83,6 +83,8 @@ struct Ledger {
     tunnels: BTreeMap<String, Arc<Tunnel>>,
     lowest: BTreeMap<String, u64>,
     policies: BTreeMap<String, u64>,
+    /// Tunnels that the daemon has, as it said last; `None`: it has said nothing yet.
+    listed: Option<BTreeSet<String>>,
     /// Superseded generations; the dead ones are swept out at each publication and each second.
     past: Vec<Weak<Serving>>,
 }

@@ -1,6 +1,6 @@
 //! How things stand, for those who ask: the daemon, the health listener, the metrics page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -48,18 +48,42 @@ impl Credentials {
         reasons
     }
 
-    /// While the daemon is away: until when what is kept can be used, a line for each tunnel.
+    /// Where the daemon does not renew what is served, because it is away or has the tunnel no longer: until
+    /// when that can be used, a line for each tunnel.
     pub fn notes(&self) -> Vec<String> {
-        if !self.shared.channel_lost.load(Ordering::Relaxed) {
-            return Vec::new();
-        }
+        let lost = self.shared.channel_lost.load(Ordering::Relaxed);
+        let ledger = self.ledger();
         let note = |serving: &Arc<Serving>| {
+            let why = match &ledger.listed {
+                _ if lost => "control channel lost",
+                Some(listed) if is_unlisted(serving, listed) => "the daemon has it no longer",
+                _ => return None,
+            };
             let (name, until) = (&serving.tunnel.name, rfc3339(serving.leaf.not_after));
-            format!(
-                "tunnel {name}: control channel lost, the certificate kept is valid until {until}"
-            )
+            Some(format!(
+                "tunnel {name}: {why}, the certificate kept is valid until {until}"
+            ))
         };
-        self.current().iter().map(note).collect()
+        self.current().iter().filter_map(note).collect()
+    }
+
+    /// Notes which tunnels the daemon has. One that it has no longer goes on with what it has: a daemon
+    /// with a wrong configuration must not cut a tunnel that works. It is told once.
+    pub(crate) fn listed(&self, tunnels: Vec<String>) {
+        let listed: BTreeSet<String> = tunnels.into_iter().collect();
+        let before = self.ledger().listed.replace(listed.clone());
+        for serving in self.current().iter() {
+            let told = before
+                .as_ref()
+                .is_some_and(|before| is_unlisted(serving, before));
+            if is_unlisted(serving, &listed) && !told {
+                tracing::warn!(
+                    tunnel = &*serving.tunnel.name,
+                    valid_until = rfc3339(serving.leaf.not_after),
+                    "the daemon has this tunnel no longer, its last certificate is kept"
+                );
+            }
+        }
     }
 
     /// The end of the certificate that ends first; `None`: there is none.
@@ -77,6 +101,11 @@ impl Credentials {
             .map(|serving| report(serving, &alive, routes))
             .collect()
     }
+}
+
+/// Whether the daemon gave it, and would not give it now.
+fn is_unlisted(serving: &Serving, listed: &BTreeSet<String>) -> bool {
+    serving.counted_by_daemon() && !listed.contains(&*serving.tunnel.name)
 }
 
 fn report(serving: &Serving, alive: &[Arc<Serving>], routes: &[String]) -> TunnelReport {

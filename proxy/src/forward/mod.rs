@@ -173,6 +173,26 @@ impl Forwarder {
         self.replace(tunnel, &routes)
     }
 
+    /// Puts the routes of a tunnel's policy in force. A policy without any takes those before out of
+    /// force: whoever has withdrawn them does not want them reached.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_routes`](Self::set_routes).
+    pub fn take_policy(
+        &self,
+        tunnel: &str,
+        routes: Option<BTreeMap<String, control::Route>>,
+    ) -> Result<(), RouteError> {
+        match routes {
+            Some(routes) => self.set_routes(Some(tunnel), routes),
+            None => {
+                self.0.tables.withdraw(tunnel);
+                Ok(())
+            }
+        }
+    }
+
     fn replace(
         &self,
         tunnel: Option<&str>,

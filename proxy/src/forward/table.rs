@@ -101,6 +101,14 @@ impl Tables {
         Ok(())
     }
 
+    /// Takes the routes of `tunnel` out of force: it waits for others, as at the start.
+    pub(super) fn withdraw(&self, tunnel: &str) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = current.tunnels.remove(tunnel) {
+            tracing::warn!(tunnel, routes = table.len(), "routes withdrawn");
+        }
+    }
+
     fn table(&self, rules: Vec<Rule>, mut old: Table) -> Table {
         let mut table = Table::with_capacity(rules.len());
         for rule in rules {
