@@ -3,7 +3,7 @@
 //! Permissions of the file are the first gate only. Who connects is asked of the kernel, by whoever
 //! accepts; nothing here trusts a path.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::os::unix::fs::{
     DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
@@ -11,12 +11,15 @@ use std::os::unix::fs::{
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use process::{Exit, Failure};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Mode of a directory that had to be made.
 const DIRECTORY: u32 = 0o750;
+/// The same complaint about the same uid is logged once in this time.
+const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// A listening socket. Dropped, it takes its file away.
 #[derive(Debug)]
@@ -126,6 +129,26 @@ impl Drop for Place {
             *held -= 1;
             if *held == 0 {
                 count.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// What was complained about lately, and when by the boot clock.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints(Mutex<BTreeMap<(u32, &'static str), Duration>>);
+
+impl Complaints {
+    /// Whether `complaint` about `uid` was not made within the last minute; then it counts as made `now`, by
+    /// the boot clock.
+    pub(crate) fn is_news(&self, uid: u32, complaint: &'static str, now: Duration) -> bool {
+        let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lately.retain(|_, at| now.saturating_sub(*at) < COMPLAINT);
+        match lately.entry((uid, complaint)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(now);
+                true
             }
         }
     }
@@ -258,5 +281,15 @@ mod tests {
         assert!(crowd.enter(2, 1).is_some());
         drop(first);
         assert!(crowd.enter(1, 1).is_some());
+    }
+
+    #[test]
+    fn the_same_complaint_about_the_same_uid_is_made_once_a_minute() {
+        let complaints = Complaints::default();
+        assert!(complaints.is_news(1, "x", Duration::from_secs(0)));
+        assert!(!complaints.is_news(1, "x", Duration::from_secs(59)));
+        assert!(complaints.is_news(2, "x", Duration::from_secs(59)));
+        assert!(complaints.is_news(1, "y", Duration::from_secs(59)));
+        assert!(complaints.is_news(1, "x", Duration::from_secs(60)));
     }
 }

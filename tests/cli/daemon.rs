@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 
+use control::Role;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 
@@ -74,18 +75,22 @@ async fn a_listed_operator_may_order_and_nobody_else_of_the_group() {
     let config = std::fs::read_to_string(place.path("keyward.yaml")).unwrap();
     let config = config.replace("operator.sock}", "operator.sock, operators: [65530]}");
     std::fs::write(place.path("keyward.yaml"), config).unwrap();
-    let _daemon = place.serve().await;
+    let daemon = place.serve().await;
     let operator = place.keyward_as(STRANGER, &["status"]).await;
     assert_eq!(operator.code, Some(0), "{operator:?}");
-    let proxy = place
-        .keyward_as(PROXY, &["rotate", "server-certificate"])
-        .await;
-    assert_eq!(proxy.code, Some(77), "{proxy:?}");
-    assert!(
-        proxy
-            .stderr
-            .contains("uid 65532 may not use the operator socket")
-    );
+    for _ in 0..3 {
+        let proxy = place
+            .keyward_as(PROXY, &["rotate", "server-certificate"])
+            .await;
+        assert_eq!(proxy.code, Some(77), "{proxy:?}");
+        assert!(
+            proxy
+                .stderr
+                .contains("uid 65532 may not use the operator socket")
+        );
+    }
+    let told = daemon.log().matches("operator refused").count();
+    assert_eq!(told, 1, "once a minute:\n{}", daemon.log());
 }
 
 #[tokio::test]
@@ -180,6 +185,71 @@ async fn a_rotation_waits_for_the_proxy_that_is_connected() {
     assert_eq!(rotated.code, Some(0), "{rotated:?}");
     let status = place.keyward(&["status", "--json"]).await.json();
     assert_eq!(status["replicas"]["double"]["acked"]["main"], generation);
+}
+
+/// What a subscriber says of itself is what everybody reads: however much it is, the operator's commands work.
+#[tokio::test]
+async fn the_longest_reports_of_as_many_replicas_as_may_be_leave_the_operator_his_commands() {
+    const REPLICAS: usize = 64;
+    let place = Place::new(KEYWARD);
+    let daemon = place.serve().await;
+    let before = daemon.memory();
+    // Nearly a MiB, in many small parts, which cost most.
+    let report = control::Report {
+        tunnels: vec![control::TunnelReport {
+            tunnel: "main".to_owned(),
+            handshakes: (0..100_000).map(|n| (format!("{n:x}"), 1)).collect(),
+            ..control::TunnelReport::default()
+        }],
+        carriers: Vec::new(),
+    };
+    let mut grown = Vec::new();
+    for wave in 0..2 {
+        let mut crowd = Vec::new();
+        for number in 0..REPLICAS {
+            let name = format!("{wave}-{number}");
+            let one = place.subscribe_as(Role::Connector, &name, Vec::new());
+            crowd.push(one.await);
+        }
+        for one in &mut crowd {
+            one.report(&report).await;
+        }
+        let last = format!("{wave}-{}", REPLICAS - 1);
+        let status = async || place.keyward(&["status", "--json"]).await;
+        place
+            .until("the last report is there", async || {
+                let replica = &status().await.json()["replicas"][&last];
+                replica["report"]["tunnels"][0]["handshakes"]["0"] == 1
+            })
+            .await;
+        let shown = status().await;
+        assert!(shown.stdout.len() < 2 << 20, "{}", shown.stdout.len());
+        let replicas = shown.json()["replicas"].as_object().unwrap().len();
+        assert!(replicas <= REPLICAS, "{replicas} are remembered");
+        assert_eq!(place.keyward(&["status"]).await.code, Some(0));
+        let rotated = place.keyward(&["rotate", "server-certificate"]).await;
+        assert_eq!(rotated.code, Some(0), "{rotated:?}");
+        grown.push(daemon.memory().saturating_sub(before) >> 10);
+        let told = daemon
+            .log()
+            .matches("report is longer than what is kept")
+            .count();
+        assert!(told <= 4, "{told} times");
+        drop(crowd);
+        place
+            .until("they are gone", async || {
+                let status = status().await.json();
+                let replicas = status["replicas"].as_object().unwrap();
+                replicas.values().all(|one| one["connected"] == false)
+            })
+            .await;
+    }
+    // Reading one such line takes some 30 MiB for its moment on each thread; what is kept, a tenth of it.
+    assert!(grown.iter().all(|mib| *mib < 128), "{grown:?} MiB");
+    assert!(
+        grown[1] < grown[0] + 24,
+        "it goes on growing: {grown:?} MiB"
+    );
 }
 
 #[tokio::test]

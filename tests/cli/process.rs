@@ -151,6 +151,16 @@ impl Place {
 
     /// Subscribes as a proxy of this test.
     pub(crate) async fn subscribe(&self, serving: Vec<control::Serving>) -> Subscriber {
+        self.subscribe_as(Role::Proxy, "double", serving).await
+    }
+
+    /// Subscribes as a replica of this test.
+    pub(crate) async fn subscribe_as(
+        &self,
+        role: Role,
+        replica: &str,
+        serving: Vec<control::Serving>,
+    ) -> Subscriber {
         let stream = UnixStream::connect(self.path("run/control.sock"))
             .await
             .unwrap();
@@ -161,9 +171,9 @@ impl Place {
         };
         let hello = FromSubscriber::Hello(Hello {
             protocol: Version::CURRENT,
-            role: Role::Proxy,
+            role,
             tunnels: Vec::new(),
-            replica: "double".to_owned(),
+            replica: replica.to_owned(),
             build: "test".to_owned(),
             serving,
         });
@@ -186,6 +196,14 @@ impl Daemon {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let words = line.unwrap().split_whitespace();
+        words.into_iter().next().unwrap().parse().unwrap()
     }
 
     /// Waits for its end.
@@ -227,6 +245,11 @@ impl Subscriber {
                 return credential;
             }
         }
+    }
+
+    pub(crate) async fn report(&mut self, report: &control::Report) {
+        let report = FromSubscriber::Report(report.clone());
+        self.writer.send(&report).await.unwrap();
     }
 
     pub(crate) async fn ack(&mut self, generation: u64) {

@@ -1,5 +1,7 @@
 //! One JSON object a line, read through a bound and erased after use.
 
+use std::io::Write;
+
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -7,6 +9,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// The longest line, its line feed included, in bytes.
 pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// What is at hand for a message before it is known how long it is, in bytes: they seldom are longer.
+const AT_HAND: usize = 16 << 10;
 
 /// Why a message could not be read or written.
 #[derive(Debug, Error)]
@@ -40,7 +45,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     pub fn new(inner: R) -> Self {
         Self {
             inner: BufReader::new(inner),
-            line: Zeroizing::new(Vec::new()),
+            line: Zeroizing::new(Vec::with_capacity(AT_HAND)),
         }
     }
 
@@ -66,6 +71,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
         let parsed = serde_json::from_slice(&self.line);
         self.line.zeroize();
+        self.line.shrink_to(AT_HAND);
         match parsed {
             Ok(message) => Ok(Some(message)),
             Err(error) => Err(FrameError::Malformed {
@@ -93,16 +99,37 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     ///
     /// [`FrameError::TooLong`] before anything was written, [`FrameError::Io`] afterwards.
     pub async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), FrameError> {
-        let mut line = Zeroizing::new(Vec::with_capacity(8 << 10));
-        serde_json::to_writer(&mut *line, message).map_err(|error| FrameError::Malformed {
+        let mut line = Line(Zeroizing::new(Vec::with_capacity(AT_HAND)));
+        serde_json::to_writer(&mut line, message).map_err(|error| FrameError::Malformed {
             column: error.column(),
         })?;
-        line.push(b'\n');
+        line.write_all(b"\n")?;
+        let Line(line) = line;
         if line.len() > MAX_MESSAGE {
             return Err(FrameError::TooLong);
         }
         self.inner.write_all(&line).await?;
         Ok(self.inner.flush().await?)
+    }
+}
+
+/// A line that is being written. Where it has to move, nothing stays behind.
+struct Line(Zeroizing<Vec<u8>>);
+
+impl Write for Line {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        let length = self.0.len() + part.len();
+        if length > self.0.capacity() {
+            let mut longer = Zeroizing::new(Vec::with_capacity(2 * length));
+            longer.extend_from_slice(&self.0);
+            self.0 = longer;
+        }
+        self.0.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -144,6 +171,16 @@ mod tests {
         assert!(matches!(results[0], Err(FrameError::Malformed { .. })));
         assert!(matches!(results[1], Ok(Some(FromSubscriber::Bye(_)))));
         assert!(matches!(results[2], Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn a_long_line_leaves_no_room_behind() {
+        let mut line = vec![b' '; MAX_MESSAGE - 20];
+        line.extend(b"{\"kind\":\"bye\"}\n");
+        let mut reader = Reader::new(&*line);
+        let read = reader.next::<FromSubscriber>().await.expect("it fits");
+        assert!(matches!(read, Some(FromSubscriber::Bye(_))));
+        assert!(reader.line.capacity() <= AT_HAND);
     }
 
     #[tokio::test]

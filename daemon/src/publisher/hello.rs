@@ -10,8 +10,8 @@ use control::{
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::Desk;
 use super::roster::{Seat, Taken};
+use super::{Desk, bounded};
 
 /// The longest name of a replica and of a build that is taken, in bytes.
 const LONGEST_NAME: usize = 128;
@@ -54,7 +54,7 @@ pub(super) async fn admit(
     let first = timeout(desk.limits.hello, reader.next::<FromSubscriber>()).await;
     let hello = match first {
         Ok(Ok(Some(FromSubscriber::Hello(hello)))) if named(&hello) => hello,
-        // It connected and left: a probe, no event.
+        // It connected and left, as a probe does: nobody is there to be told why.
         Ok(Ok(None) | Err(FrameError::Io(_))) => {
             return Err(Denied {
                 complaint: "closed before hello",
@@ -83,8 +83,8 @@ pub(super) async fn admit(
     Ok(Admitted {
         seat,
         role: hello.role,
+        serving: bounded::serving(hello.serving, &tunnels),
         tunnels,
-        serving: hello.serving,
     })
 }
 

@@ -3,27 +3,25 @@
 //! It decides nothing: what is in force comes from the board, what a replica has acknowledged goes
 //! back to it. It writes no file and looks into no certificate.
 
+mod bounded;
 mod hello;
 mod roster;
 mod session;
 
 use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use process::{Clock, Failure, Tasks};
 use tokio::net::UnixStream;
 
 use crate::board::Board;
-use crate::socket::{Crowd, Socket};
+use crate::socket::{Complaints, Crowd, Socket};
 use roster::Roster;
 
 /// Mode of the control socket: the daemon's user and the shared group.
 const MODE: u32 = 0o660;
-/// The same complaint about the same uid is logged once in this time.
-const COMPLAINT: Duration = Duration::from_secs(60);
 /// How often replicas that are gone are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -47,7 +45,8 @@ pub struct Limits {
     pub hello: Duration,
     /// Until one message is written. 10 s: longer than any pause of a healthy subscriber.
     pub write: Duration,
-    /// Subscriptions of one uid at once. 64: more replicas than a host carries.
+    /// Subscriptions of one uid at once, and names of its replicas that are remembered. 64: more than a
+    /// host carries.
     pub subscribers: usize,
     /// Messages of one subscriber in a second. 200: ten swaps a second of eight tunnels, twice over.
     pub messages: u32,
@@ -105,7 +104,8 @@ impl Publisher {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Failure> {
         let socket = Socket::bind(&settings.socket, MODE, settings.group)?;
-        let roster = Arc::new(Roster::new(board.replicas.clone(), clock.clone()));
+        let replicas = board.replicas.clone();
+        let roster = Arc::new(Roster::new(replicas, clock.clone(), limits.subscribers));
         let desk = Arc::new(Desk {
             settings,
             limits,
@@ -163,28 +163,25 @@ impl Publisher {
 }
 
 impl Desk {
+    /// Logs that `replica` says more about itself than is kept, unless one of its uid did within the last
+    /// minute.
+    fn tell_cut(&self, uid: u32, replica: &str) {
+        if self
+            .complaints
+            .is_news(uid, "report cut", self.clock.boot())
+        {
+            tracing::warn!(
+                uid,
+                replica,
+                "report is longer than what is kept of it, the rest is left out"
+            );
+        }
+    }
+
     /// Logs `complaint` about `uid`, unless it did within the last minute.
     fn complain(&self, uid: u32, complaint: &'static str) {
         if self.complaints.is_news(uid, complaint, self.clock.boot()) {
             tracing::warn!(uid, complaint, "control subscriber refused");
-        }
-    }
-}
-
-/// What was complained about lately, and when by the boot clock.
-#[derive(Debug, Default)]
-struct Complaints(Mutex<BTreeMap<(u32, &'static str), Duration>>);
-
-impl Complaints {
-    fn is_news(&self, uid: u32, complaint: &'static str, now: Duration) -> bool {
-        let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lately.retain(|_, at| now.saturating_sub(*at) < COMPLAINT);
-        match lately.entry((uid, complaint)) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(entry) => {
-                entry.insert(now);
-                true
-            }
         }
     }
 }

@@ -11,6 +11,7 @@ use process::Clock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::bounded;
 use crate::board::{Replica, Replicas};
 
 /// Replicas that are remembered, at most. Beyond it the one that is gone longest is forgotten.
@@ -24,6 +25,8 @@ pub(crate) struct Roster {
     board: watch::Sender<Replicas>,
     clock: Arc<dyn Clock>,
     standing: Mutex<Book>,
+    /// Names of one uid that are remembered, at most.
+    names: usize,
 }
 
 #[derive(Default)]
@@ -86,11 +89,13 @@ pub(crate) struct Seat {
 }
 
 impl Roster {
-    pub(crate) fn new(board: watch::Sender<Replicas>, clock: Arc<dyn Clock>) -> Self {
+    /// Of each uid `names` are remembered at most.
+    pub(crate) fn new(board: watch::Sender<Replicas>, clock: Arc<dyn Clock>, names: usize) -> Self {
         Self {
             board,
             clock,
             standing: Mutex::default(),
+            names,
         }
     }
 
@@ -111,8 +116,8 @@ impl Roster {
             earlier.replaced.cancel();
             contest = earlier.contest;
             contested = earlier.connected && contest.is_news(now);
-        } else if book.standing.len() >= MOST {
-            self.make_room(&mut book)?;
+        } else {
+            self.make_room(&mut book, uid)?;
         }
         book.last_seat += 1;
         let replaced = CancellationToken::new();
@@ -167,11 +172,28 @@ impl Roster {
         }
     }
 
-    fn make_room(&self, book: &mut Book) -> Result<(), Taken> {
+    /// Makes room for one more name of `uid`.
+    fn make_room(&self, book: &mut Book, uid: u32) -> Result<(), Taken> {
+        let of_uid = |one: &Standing| one.uid == uid;
+        if book.standing.values().filter(|one| of_uid(one)).count() >= self.names {
+            self.forget_oldest(book, of_uid)?;
+        }
+        if book.standing.len() >= MOST {
+            self.forget_oldest(book, |_| true)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the one that is gone longest `among` them.
+    fn forget_oldest(
+        &self,
+        book: &mut Book,
+        among: impl Fn(&Standing) -> bool,
+    ) -> Result<(), Taken> {
         let oldest = book
             .standing
             .iter()
-            .filter(|(_, one)| !one.connected)
+            .filter(|(_, one)| !one.connected && among(one))
             .min_by_key(|(_, one)| one.heard)
             .map(|(name, _)| name.clone())
             .ok_or(Taken::Full)?;
@@ -222,14 +244,12 @@ impl Seat {
         });
     }
 
-    /// How things stand.
-    pub(crate) fn report(&self, mut report: Report) {
-        self.write(|replica| {
-            report
-                .tunnels
-                .retain(|one| replica.tunnels.contains(&one.tunnel));
-            replica.report = report;
-        });
+    /// How things stand, as far as it is kept; `true`: something was left out.
+    pub(crate) fn report(&self, mut report: Report, tunnels: &[String]) -> bool {
+        // Before the lock is taken: it may be long.
+        let cut = bounded::report(&mut report, tunnels);
+        self.write(|replica| replica.report = report);
+        cut
     }
 
     /// It leaves on purpose.

@@ -37,6 +37,7 @@ pub(super) async fn serve(desk: &Desk, stream: UnixStream, uid: u32) {
     let session = Session {
         desk,
         admitted,
+        uid,
         sent: Mutex::default(),
     };
     let replica = session.admitted.seat.name().to_owned();
@@ -75,6 +76,7 @@ pub(super) async fn serve(desk: &Desk, stream: UnixStream, uid: u32) {
 struct Session<'a> {
     desk: &'a Desk,
     admitted: Admitted,
+    uid: u32,
     /// What it was sent last, or had already.
     sent: Mutex<BTreeMap<Key, Mark>>,
 }
@@ -247,6 +249,8 @@ impl Session<'_> {
     /// Takes the subscriber's answers.
     async fn listen(&self, reader: &mut Reader<OwnedReadHalf>) -> End {
         let mut pace = Pace::new(self.desk.limits.messages);
+        let tunnels: Vec<String> = self.admitted.tunnels.iter().cloned().collect();
+        let mut told = false;
         loop {
             let message = match reader.next::<FromSubscriber>().await {
                 Ok(Some(message)) => message,
@@ -260,7 +264,12 @@ impl Session<'_> {
                 FromSubscriber::Hello(_) => return End::SecondHello,
                 FromSubscriber::Ack(ack) => self.acked(&ack),
                 FromSubscriber::Nack(nack) => self.refused(&nack),
-                FromSubscriber::Report(report) => self.admitted.seat.report(report),
+                FromSubscriber::Report(report) => {
+                    if self.admitted.seat.report(report, &tunnels) && !told {
+                        told = true;
+                        self.desk.tell_cut(self.uid, self.admitted.seat.name());
+                    }
+                }
                 FromSubscriber::Bye(bye) => {
                     let why: String = bye.why.chars().take(LONGEST_WHY).collect();
                     tracing::info!(

@@ -331,6 +331,7 @@ async fn a_replica_that_is_gone_is_forgotten_after_its_time_and_a_connected_one_
     let roster = Arc::new(Roster::new(
         stage.board.replicas.clone(),
         Arc::new(SystemClock),
+        64,
     ));
     let seat = roster
         .enter(&hello(Role::Proxy, "again"), 1, Vec::new())
