@@ -276,3 +276,52 @@ async fn a_daemon_that_is_killed_and_started_again_costs_no_call() {
     assert_eq!(line.leaf(), leaf.to_string());
     drop(daemon);
 }
+
+/// Keys that were in force once are nowhere any more, neither as the text that was read nor as the number.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_the_daemon_holds_no_key_of_an_earlier_certificate() {
+    let stage = Stage::new().await;
+    let key = |name: &str| std::fs::read_to_string(stage.place.path(name)).unwrap();
+    let mut earlier = vec![key("store/tls.key")];
+    // A key that is made and one that is read leave their texts in different places.
+    stage.daemon.signal(rustix::process::Signal::TERM);
+    stage.daemon.end().await;
+    let daemon = stage.place.serve().await;
+    until("the proxy's return", async || {
+        let status = stage.place.keyward(&["status", "--json"]).await.json();
+        let mut replicas = status["replicas"].as_object().unwrap().values();
+        replicas.any(|one| one["connected"] == true).then_some(())
+    })
+    .await;
+    for _ in 0..6 {
+        let rotated = stage.place.keyward(&["rotate", "server-certificate"]).await;
+        assert_eq!(rotated.code, Some(0), "{rotated:?}");
+        earlier.push(key("store/tls.key"));
+    }
+    let current = earlier.pop().unwrap();
+    assert!(!earlier.contains(&current));
+    let lines = |pem: &str| -> Vec<String> {
+        let lines = pem
+            .lines()
+            .filter(|line| !line.starts_with('-') && line.len() > 20);
+        lines.map(str::to_owned).collect()
+    };
+    // Each is kept for the case that the next one is refused, and let go once that is in force everywhere.
+    until("the end of every key but one", async || {
+        let memory = memory::of(daemon.pid(), |rights| rights.starts_with("rw"));
+        let holds = |part: &[u8]| memory.iter().any(|region| find(region, part));
+        let holds_text = |pem: &str| lines(pem).iter().any(|line| holds(line.as_bytes()));
+        let holds_number = |pem: &str| {
+            let mut number = scalar(pem);
+            let forward = holds(&number);
+            number.reverse();
+            forward || holds(&number)
+        };
+        assert!(holds_text(&current), "this finds what is there");
+        let held = earlier
+            .iter()
+            .any(|pem| holds_text(pem) || holds_number(pem));
+        (!held).then_some(())
+    })
+    .await;
+}

@@ -12,6 +12,47 @@ pub(crate) type Section = (SectionKind, Zeroizing<Vec<u8>>);
 
 /// All sections of known kinds in order; `None` if the text is broken.
 pub(crate) fn sections(text: &str) -> Option<Vec<Section>> {
+    if holds_key(text) {
+        read(&erasing(text)?)
+    } else {
+        read(text)
+    }
+}
+
+/// `text` between two sections of no kind, each as long as all of it, for a reader that collects the
+/// lines of each section in one buffer and does not erase that: the first makes room, so that no key is
+/// moved and left behind, and the second is written over the last key. `None` if a section has no end, on
+/// which the second would follow.
+fn erasing(text: &str) -> Option<Zeroizing<String>> {
+    const BEGIN: &str = "-----BEGIN NOTHING-----\n";
+    const END: &str = "\n-----END NOTHING-----\n";
+    let mut open = None;
+    for line in text.split(['\n', '\r']) {
+        if let Some(label) = line.strip_prefix("-----BEGIN ") {
+            open = Some(label.trim_end().trim_end_matches('-'));
+        } else if let (Some(label), Some(end)) = (open, line.strip_prefix("-----END ")) {
+            let rest = end.strip_prefix(label);
+            open = open.filter(|_| !rest.is_some_and(|rest| rest.starts_with("-----")));
+        }
+    }
+    if open.is_some() {
+        return None;
+    }
+    let length = 3 * text.len() + 2 * (BEGIN.len() + END.len()) + 1;
+    let mut whole = Zeroizing::new(String::with_capacity(length));
+    let nothing = |whole: &mut String| {
+        whole.push_str(BEGIN);
+        whole.extend(std::iter::repeat_n('0', text.len()));
+        whole.push_str(END);
+    };
+    nothing(&mut whole);
+    whole.push_str(text);
+    whole.push('\n');
+    nothing(&mut whole);
+    Some(whole)
+}
+
+fn read(text: &str) -> Option<Vec<Section>> {
     <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes())
         .map(|section| section.map(|(kind, der)| (kind, Zeroizing::new(der))))
         .collect::<Result<_, _>>()
@@ -94,6 +135,37 @@ mod tests {
             let sections = sections(&text).unwrap();
             assert_eq!(*sections[0].1, der);
             assert!(text.lines().all(|line| line.len() <= LINE));
+        }
+    }
+
+    #[test]
+    fn a_text_with_a_key_is_read_like_any_other() {
+        let key = write("PRIVATE KEY", &[7; 1300]);
+        let certificate = write("CERTIFICATE", b"certificate");
+        let whole = format!("in front\n{}between\r\n{}", *certificate, *key);
+        let read = sections(&whole).unwrap();
+        let kinds = [SectionKind::Certificate, SectionKind::PrivateKey];
+        assert_eq!([read[0].0, read[1].0], kinds);
+        assert_eq!(
+            (&**read[0].1, &**read[1].1),
+            (&b"certificate"[..], &[7; 1300][..])
+        );
+        assert_eq!(read.len(), 2);
+        let padded = erasing(&whole).unwrap();
+        assert_eq!(padded.capacity(), padded.len(), "and never reallocated");
+        let cut = whole.trim_end();
+        assert_eq!(
+            sections(cut).unwrap().len(),
+            2,
+            "the last line needs no end"
+        );
+        for broken in [
+            &cut[..cut.len() - 30],
+            &whole.replace("END PRIVATE", "END PUBLIC"),
+            &format!("{}-----BEGIN CERTIFICATE-----\n", *key),
+            &format!("-----BEGIN CERTIFICATE---\n{}", *key),
+        ] {
+            assert!(sections(broken).is_none(), "{broken}");
         }
     }
 
