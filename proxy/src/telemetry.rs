@@ -2,7 +2,7 @@
 //!
 //! Names follow `rotation.md` 5.8 with the prefix `keyward_`. Nothing here decides anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,15 +29,56 @@ pub(crate) struct Telemetry {
     pub(crate) resumed: Counter,
     /// Connections of denied client certificates.
     pub(crate) denied: Counter,
-    /// By label and CA. CAs are few, and only those that were shown to a failed handshake are here.
-    failures: Mutex<BTreeMap<(&'static str, Arc<str>), u64>>,
+    failures: Mutex<Failures>,
+}
+
+/// Failed handshakes by label and CA of the certificate that was shown.
+#[derive(Debug, Default)]
+struct Failures {
+    counts: BTreeMap<(&'static str, Arc<str>), u64>,
+    /// Those with counts of their own, the one that failed last at the end.
+    cas: VecDeque<Arc<str>>,
+}
+
+impl Failures {
+    /// CAs with counts of their own: those in force, of sixteen tunnels that change theirs, and the last
+    /// few of fewer. What came of the others is counted together.
+    const CAS: usize = 32;
+    const OTHERS: &str = "other";
+
+    fn count(&mut self, label: &'static str, ca: Arc<str>) {
+        *self.counts.entry((label, ca.clone())).or_default() += 1;
+        if ca.is_empty() || self.cas.back() == Some(&ca) {
+            return;
+        }
+        self.cas.retain(|known| *known != ca);
+        self.cas.push_back(ca);
+        if self.cas.len() <= Self::CAS {
+            return;
+        }
+        let Some(oldest) = self.cas.pop_front() else {
+            return;
+        };
+        let others: Arc<str> = Self::OTHERS.into();
+        let of_oldest = |(_, ca): &(&'static str, Arc<str>)| *ca == oldest;
+        let labels: Vec<_> = self
+            .counts
+            .keys()
+            .filter(|key| of_oldest(key))
+            .cloned()
+            .collect();
+        for key in labels {
+            let count = self.counts.remove(&key).unwrap_or_default();
+            *self.counts.entry((key.0, others.clone())).or_default() += count;
+        }
+    }
 }
 
 impl Telemetry {
     /// Counts a failed handshake under its label and the CA of the certificate that was shown.
     pub(crate) fn failed(&self, label: &'static str, ca: Arc<str>) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        *failures.entry((label, ca)).or_default() += 1;
+        failures.count(label, ca);
     }
 
     /// Adds everything to `page`.
@@ -89,7 +130,7 @@ impl Telemetry {
             "Failed handshakes by alert received, io, timeout, evicted or other.",
         );
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((alert, ca), count) in &*failures {
+        for ((alert, ca), count) in &failures.counts {
             page.sample(name, &[("alert", alert), ("ca", ca)], count);
         }
     }
@@ -145,5 +186,30 @@ impl Pace {
         }
         *last = Some(Instant::now());
         Some(std::mem::take(count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_cas_have_counts_of_their_own_and_the_rest_are_counted_together() {
+        let mut failures = Failures::default();
+        let ca = |n: usize| -> Arc<str> { format!("{n:064x}").into() };
+        failures.count("io", "".into());
+        for n in 0..1000 {
+            failures.count("unknown_ca", ca(n));
+            failures.count("timeout", ca(n));
+            // One that stays in force.
+            failures.count("unknown_ca", ca(0));
+        }
+        let count = |label, ca: Arc<str>| failures.counts.get(&(label, ca)).copied();
+        assert_eq!(failures.counts.len(), 1 + 2 * Failures::CAS + 2);
+        assert_eq!(count("unknown_ca", ca(0)), Some(1001));
+        assert_eq!(count("timeout", ca(999)), Some(1));
+        let others = (1000 - Failures::CAS) as u64;
+        assert_eq!(count("timeout", "other".into()), Some(others));
+        assert_eq!(failures.counts.values().sum::<u64>(), 3001);
     }
 }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use process::{Failure, Tasks};
+use process::{Clock, Failure, SystemClock, Tasks};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::answer::{Body, Denial, json, no_such_path, unusable, whole, wrong_method};
 use super::{ClientOrder, Noun, Problem, RotationOrder, events};
 use crate::board::{self, Board, Fault, Order};
-use crate::socket::{Crowd, Socket};
+use crate::socket::{Complaints, Crowd, Socket};
 use crate::status::Status;
 
 /// Until a request's head, and then its body, is whole.
@@ -54,6 +54,7 @@ struct Desk {
     settings: Settings,
     board: Board,
     own_uid: u32,
+    complaints: Complaints,
     request_limit: Duration,
     answer_limit: Duration,
 }
@@ -80,6 +81,7 @@ impl Operator {
             settings,
             board,
             own_uid: rustix::process::geteuid().as_raw(),
+            complaints: Complaints::default(),
             request_limit,
             answer_limit,
         });
@@ -106,7 +108,8 @@ impl Operator {
             match accepted {
                 Ok((stream, uid)) => {
                     let Some(place) = crowd.enter(uid, CONNECTIONS) else {
-                        tracing::warn!(uid, "too many operator connections of one uid");
+                        self.desk
+                            .complain(uid, "too many operator connections of one uid");
                         continue;
                     };
                     let connection = self.desk.clone().connection(stream, uid, tasks.clone());
@@ -181,11 +184,18 @@ impl Desk {
         }
     }
 
+    /// Logs `complaint` about `uid`, unless it did within the last minute.
+    fn complain(&self, uid: u32, complaint: &'static str) {
+        if self.complaints.is_news(uid, complaint, SystemClock.boot()) {
+            tracing::warn!(uid, complaint, "operator refused");
+        }
+    }
+
     fn permit(&self, uid: u32) -> Result<(), Denial> {
         if uid == 0 || uid == self.own_uid || self.settings.operators.contains(&uid) {
             return Ok(());
         }
-        tracing::warn!(uid, "operator refused");
+        self.complain(uid, "uid may not use the operator socket");
         Err(Denial(
             StatusCode::FORBIDDEN,
             Problem {
