@@ -12,6 +12,7 @@ const client = new Client({ name: 'npm-sdk-1', version: '1' });
 await client.connect(transport);
 await exercise({
     kind,
+    stdio: Boolean(command),
     session: !command,
     transport,
     tools: async () => (await client.listTools()).tools.map(tool => tool.name),

@@ -14,6 +14,7 @@ const client = new Client({ name: 'npm-client-2', version: '1' }, { versionNegot
 await client.connect(transport);
 await exercise({
     kind,
+    stdio: Boolean(command),
     session,
     transport,
     tools: async () => (await client.listTools()).tools.map(tool => tool.name),
