@@ -109,13 +109,3 @@ async fn one_uid_has_so_many_subscriptions_and_no_more() {
         assert!(tokio::time::Instant::now() < limit, "the place came free");
     }
 }
-
-#[test]
-fn the_same_complaint_about_the_same_uid_is_made_once_a_minute() {
-    let complaints = Complaints::default();
-    assert!(complaints.is_news(1, "x", Duration::from_secs(0)));
-    assert!(!complaints.is_news(1, "x", Duration::from_secs(59)));
-    assert!(complaints.is_news(2, "x", Duration::from_secs(59)));
-    assert!(complaints.is_news(1, "y", Duration::from_secs(59)));
-    assert!(complaints.is_news(1, "x", Duration::from_secs(60)));
-}
