@@ -39,6 +39,7 @@ mod rotated;
 mod sdks;
 mod several;
 mod signals;
+mod slow;
 mod stand;
 mod state;
 mod told;

@@ -1,6 +1,7 @@
 //! Proxies of the tests' own, which the edge takes for real ones.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,8 +53,19 @@ pub(super) async fn attach_to(
     tunnel: &str,
     secret: &str,
 ) -> Result<impl Wire + use<>, String> {
-    let front = std::fs::read_to_string(stand.file("front-ca.pem")).unwrap();
-    let tcp = TcpStream::connect(stand.address).await.unwrap();
+    let front = stand.file("front-ca.pem");
+    attach_at(stand.address, &front, tunnel, secret).await
+}
+
+/// The same at the edge at `address`, whose CA is in the file `front`.
+pub(super) async fn attach_at(
+    address: SocketAddr,
+    front: &str,
+    tunnel: &str,
+    secret: &str,
+) -> Result<impl Wire + use<>, String> {
+    let front = std::fs::read_to_string(front).unwrap();
+    let tcp = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(format!("api.{EDGE}")).unwrap();
     let config = Arc::new(Hello::trusting(&front).0);
     let mut tls = tokio_rustls::TlsConnector::from(config)

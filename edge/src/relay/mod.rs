@@ -11,6 +11,7 @@ mod headers;
 pub mod hello;
 mod http;
 mod ingress;
+mod line;
 mod link;
 mod passthrough;
 mod pending;
@@ -20,6 +21,7 @@ mod quota;
 mod session;
 mod sources;
 mod telemetry;
+mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
