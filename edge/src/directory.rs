@@ -315,20 +315,23 @@ impl Directory {
         self.shared.lives.take_used()
     }
 
-    /// Waits until nothing of tunnel `id` is bound to a credential that its entry does not list, at most
-    /// `limit`. `true`: so it is, and a cut may be called enforced on this edge.
-    pub async fn settled(&self, id: &str, limit: Duration) -> bool {
-        let known = |credential: &str| {
-            let listed = |entry: Arc<TunnelEntry>| {
-                entry.standing == Standing::Active
-                    && entry.credentials.iter().any(|known| known.id == credential)
-            };
-            self.tunnel(id).is_some_and(listed)
-        };
-        let lives = &self.shared.lives;
-        tokio::time::timeout(limit, lives.settled(id, known))
-            .await
-            .is_ok()
+    /// Whether no connection is bound to a credential that its tunnel's entry does not list: every cut that
+    /// is known here is enforced on this edge.
+    pub fn is_settled(&self) -> bool {
+        self.shared.lives.is_settled(|bound| self.carries(bound))
+    }
+
+    /// Resolves once [it is so](Self::is_settled), which is up to the last of those connections.
+    pub async fn settled(&self) {
+        let carries = |bound: &Bound| self.carries(bound);
+        self.shared.lives.settled(carries).await;
+    }
+
+    fn carries(&self, bound: &Bound) -> bool {
+        self.tunnel(&bound.tunnel).is_some_and(|entry| {
+            let mut listed = entry.credentials.iter();
+            entry.standing == Standing::Active && listed.any(|known| known.id == bound.credential)
+        })
     }
 
     /// The wall clock that decides here.

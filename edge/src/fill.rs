@@ -2,17 +2,19 @@
 //!
 //! Every 300 ms the change counter is read; when it moved, everything is, and what differs is put. Times
 //! that pass on their own – a token's overlap that ends – are looked at on every round. A change counts
-//! as acted on once every connection that it cuts is gone, and only then is it said so in the database.
+//! as acted on once every connection that it cuts is gone, and only then is it said so in the database. No
+//! round waits for that: what is slow to go delays what is said of it, and no other change.
 //! While the database does not answer the directory keeps what it has; after its stale limit it refuses
 //! new work by itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use process::{Clock, Failure, Tasks};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::access::{Access, AccessSettings, Limits};
 use crate::directory::{
@@ -24,7 +26,7 @@ use crate::state::{DatabaseError, LiveRow, Snapshot, SnapshotTunnel, State};
 const POLL: Duration = Duration::from_millis(300);
 /// Between two reports of what is connected.
 const REPORT: Duration = Duration::from_secs(1);
-/// A cut that takes longer is not waited for; the change is then said to be acted on by the next round.
+/// Whoever has made a change waits so long for what it cuts; then a later round says that it was acted on.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Fills a directory. Clones share the work.
@@ -43,8 +45,6 @@ pub struct Filler {
 struct Round {
     snapshot: Snapshot,
     put: BTreeMap<String, (SnapshotTunnel, Arc<TunnelEntry>)>,
-    /// Tunnels of which something that was cut is still open.
-    unsettled: BTreeSet<String>,
     /// The last change of which nothing is left to do.
     applied: u64,
     reported: Option<Duration>,
@@ -85,11 +85,18 @@ impl Filler {
     /// None: a database that does not answer is asked again.
     pub async fn run(self, tasks: Tasks) -> Result<(), Failure> {
         loop {
-            if let Err(error) = self.refresh().await {
+            let mut acted = self.round().await;
+            let next = Instant::now() + POLL;
+            if let Ok(false) = acted
+                && timeout_at(next, self.directory.settled()).await.is_ok()
+            {
+                acted = self.say().await;
+            }
+            if let Err(error) = acted {
                 tracing::warn!(error = %error, "the database does not answer");
             }
             tokio::select! {
-                () = tokio::time::sleep(POLL) => {}
+                () = sleep_until(next) => {}
                 () = tasks.stopping() => break,
             }
         }
@@ -97,12 +104,22 @@ impl Filler {
         Ok(())
     }
 
-    /// One round. Dropped halfway, the next one does what is left.
+    /// One round, and a moment for what it cut to go. Dropped halfway, the next one does what is left.
     ///
     /// # Errors
     ///
     /// [`DatabaseError`]: the directory keeps what it has.
     pub async fn refresh(&self) -> Result<(), DatabaseError> {
+        let acted = self.round().await?;
+        // Other rounds go on meanwhile.
+        if !acted && timeout(SETTLE, self.directory.settled()).await.is_ok() {
+            self.say().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the last change that was read was acted on.
+    async fn round(&self) -> Result<bool, DatabaseError> {
         let mut round = self.round.lock().await;
         let (now, boot) = (seconds(self.clock.wall()), self.clock.boot());
         let change = self.state.last_change().await?;
@@ -114,28 +131,35 @@ impl Filler {
             change: round.snapshot.change,
             at: boot,
         };
-        let changed = self.put(&mut round, now, version);
-        round.unsettled.extend(changed);
-        for id in round.unsettled.clone() {
-            if self.directory.settled(&id, SETTLE).await {
-                round.unsettled.remove(&id);
-            }
-        }
-        if round.unsettled.is_empty() {
-            round.applied = round.snapshot.change;
+        self.put(&mut round, now, version);
+        let acted = self.beat(&mut round, now).await?;
+        let of = self.state.enforced(0, now).await?.of;
+        self.directory.set_instances(of.max(1));
+        self.report(&mut round, now).await?;
+        Ok(acted)
+    }
+
+    /// Says how far this edge has come, between two rounds.
+    async fn say(&self) -> Result<bool, DatabaseError> {
+        let mut round = self.round.lock().await;
+        self.beat(&mut round, seconds(self.clock.wall())).await
+    }
+
+    /// Says that this edge is alive and how far it has come; whether that is as far as it has read.
+    async fn beat(&self, round: &mut Round, now: u64) -> Result<bool, DatabaseError> {
+        let change = round.snapshot.change;
+        if round.applied != change && self.directory.is_settled() {
+            round.applied = change;
         }
         let instance = self.directory.instance();
         let beating = self.state.beat(instance, round.applied, self.has_asns, now);
         beating.await?;
-        let of = self.state.enforced(0, now).await?.of;
-        self.directory.set_instances(of.max(1));
-        self.report(&mut round, now).await
+        Ok(round.applied == change)
     }
 
-    /// Puts everything, as new as `version`; the ids of what differs from what the directory had.
-    fn put(&self, round: &mut Round, now: u64, version: Version) -> Vec<String> {
+    /// Puts everything, as new as `version`.
+    fn put(&self, round: &mut Round, now: u64, version: Version) {
         let mut before = std::mem::take(&mut round.put);
-        let mut changed = Vec::new();
         for (id, tunnel) in &round.snapshot.tunnels {
             let tunnel = at(tunnel, now);
             let wanted = match before.remove(id) {
@@ -145,17 +169,12 @@ impl Filler {
                     Arc::new(entry(id, &tunnel, now))
                 }
             };
-            if self.directory.put_at(Arc::clone(&wanted), version) {
-                changed.push(id.clone());
-            }
+            self.directory.put_at(Arc::clone(&wanted), version);
             round.put.insert(id.clone(), (tunnel, wanted));
         }
         for id in before.into_keys() {
-            if self.directory.remove_at(&id, version) {
-                changed.push(id);
-            }
+            self.directory.remove_at(&id, version);
         }
-        changed
     }
 
     /// Of a list that was put while no edge served, or one with a table: nobody else says it.

@@ -197,11 +197,19 @@ async fn plane(directory: &tempfile::TempDir) -> (Plane, State) {
         burst: u32::MAX,
         per_minute: u32::MAX,
     };
+    let acting = state.clone();
     let plane = Plane::new(PlaneSettings {
         state: state.clone(),
         clock: Arc::new(SystemClock),
         resolver: system_resolver(),
-        apply: Arc::new(|| Box::pin(async {})),
+        apply: Arc::new(move || {
+            let acting = acting.clone();
+            Box::pin(async move {
+                let at = SystemClock.wall().duration_since(UNIX_EPOCH).unwrap();
+                let all = u64::MAX >> 1;
+                acting.beat("one", all, true, at.as_secs()).await.unwrap();
+            })
+        }),
         edge_ca_certificates: Arc::new(Vec::new),
         organization: None,
         rates: Rates {

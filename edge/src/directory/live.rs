@@ -82,17 +82,18 @@ impl Lives {
         std::mem::take(&mut self.lock().used)
     }
 
-    /// Resolves once every connection of `tunnel` is bound to a credential that `known` takes.
-    pub(super) async fn settled(&self, tunnel: &str, known: impl Fn(&str) -> bool) {
+    /// Whether every connection is bound to what `known` takes.
+    pub(super) fn is_settled(&self, known: impl Fn(&Bound) -> bool) -> bool {
+        let state = self.lock();
+        state.connections.values().all(|live| known(&live.bound))
+    }
+
+    /// Resolves once it is so.
+    pub(super) async fn settled(&self, known: impl Fn(&Bound) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
-            let left = self
-                .lock()
-                .connections
-                .values()
-                .any(|live| live.bound.tunnel == tunnel && !known(&live.bound.credential));
-            if !left {
+            if self.is_settled(&known) {
                 return;
             }
             changed.await;

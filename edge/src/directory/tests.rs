@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use process::SystemClock;
 
 use super::*;
@@ -119,10 +120,15 @@ async fn a_cut_is_settled_when_the_last_connection_bound_to_it_has_gone() {
     let second = directory.hold(bound("a"), "two".to_owned(), peer);
     assert_eq!(directory.live("a").len(), 2);
     directory.put(entry(vec![credential("b", "y")]));
-    assert!(!directory.settled("tnl_1", Duration::from_secs(1)).await);
+    assert!(!directory.is_settled());
+    let settled = tokio::time::timeout(Duration::from_secs(1), directory.settled());
+    assert!(settled.await.is_err());
     second.rebind(bound("b"));
+    let mut settled = std::pin::pin!(directory.settled());
+    assert!(settled.as_mut().now_or_never().is_none());
     drop(first);
-    assert!(directory.settled("tnl_1", Duration::from_secs(1)).await);
+    settled.await;
+    assert!(directory.is_settled());
     assert_eq!(directory.live("b").len(), 1);
 }
 

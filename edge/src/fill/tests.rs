@@ -15,6 +15,7 @@ on_both!(
     an_overlap_ends_without_anybody_changing_anything,
     suspended_and_archived_tunnels_say_so_and_a_restored_one_comes_back,
     a_change_counts_as_acted_on_once_nothing_is_bound_to_what_was_cut,
+    connections_that_do_not_go_hold_up_no_other_change,
     what_is_connected_is_listed_and_when_it_was_used,
     memory_decides_while_the_database_is_silent_and_not_for_ever,
     an_old_entry_that_somebody_put_does_not_stay,
@@ -242,6 +243,60 @@ async fn a_change_counts_as_acted_on_once_nothing_is_bound_to_what_was_cut(given
     drop(connection);
     edge.filler.refresh().await.unwrap();
     assert_eq!(acted().await, (1, 1));
+}
+
+/// Far more than a round takes, and far less than a second for each of the connections.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Waits until `look` says so.
+async fn soon(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !look().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let come = timeout(SOON, waiting).await;
+    come.unwrap_or_else(|_| panic!("{what} did not come in time"));
+}
+
+async fn connections_that_do_not_go_hold_up_no_other_change(given: Stage) {
+    let edge = Edge::new(&given, &given.state, "one");
+    let (by, mut stuck) = (given.by(), Vec::new());
+    for _ in 0..20 {
+        let id = tunnel(&given).await;
+        add(&given, &id, "s").await;
+        let bound = edge.directory.authenticate(&id, b"s").await.unwrap();
+        let address = "192.0.2.1:1".parse().unwrap();
+        let connection = edge.directory.hold(bound, "stuck".to_owned(), address);
+        stuck.push((id, connection));
+    }
+    let other = tunnel(&given).await;
+    let tasks = Tasks::new();
+    tasks.essential("directory", edge.filler.clone().run(tasks.clone()));
+    let archived = async |id: &str| {
+        let entry = edge.directory.tunnel(id);
+        entry.is_some_and(|entry| entry.standing == Standing::Archived)
+    };
+    for (id, _) in &stuck {
+        given.state.archive_tunnel(&by, id, None).await.unwrap();
+    }
+    let (last, _) = stuck.last().unwrap();
+    soon("what they did", async || archived(last).await).await;
+    let change = given.state.archive_tunnel(&by, &other, None).await;
+    let change = change.unwrap().1;
+    soon("another's change", async || archived(&other).await).await;
+    // The edge counts all the while, as one that has not come so far.
+    let count = async || {
+        let now = given.clock.seconds();
+        let enforced = given.state.enforced(change, now).await.unwrap();
+        (enforced.instances, enforced.of)
+    };
+    given.clock.advance(60);
+    soon("a beat", async || count().await == (0, 1)).await;
+    assert!(!edge.directory.is_stale());
+    drop(stuck);
+    soon("the end of it", async || count().await == (1, 1)).await;
+    tasks.stop();
 }
 
 async fn what_is_connected_is_listed_and_when_it_was_used(given: Stage) {

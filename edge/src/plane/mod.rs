@@ -184,7 +184,9 @@ impl Plane {
         (self.settings.apply)().await;
         let deadline = self.settings.clock.boot() + ENFORCEMENT;
         loop {
-            let enforced = self.state().enforced(number, self.now()).await.ok()?;
+            let mut enforced = self.state().enforced(number, self.now()).await.ok()?;
+            // This one serves, even where it has not said so for long.
+            enforced.of = enforced.of.max(1);
             if enforced.instances >= enforced.of || self.settings.clock.boot() >= deadline {
                 return Some(enforced);
             }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::assertion::system_resolver;
-use crate::plane::{Plane, PlaneSettings, Rates};
+use crate::plane::{Apply, Plane, PlaneSettings, Rates};
 use crate::state::{Audited, Issuer, Rule};
 use crate::tests::issuer::{Signer, claims_at, issuer, rule};
 use crate::tests::stage::Stage;
@@ -76,7 +76,7 @@ impl Served {
             state: stage.state.clone(),
             clock: stage.clock.clone(),
             resolver: system_resolver(),
-            apply: Arc::new(|| Box::pin(async {})),
+            apply: acting(&stage),
             edge_ca_certificates: Arc::new(|| vec!["PEM".to_owned()]),
             organization: Some("0d9e9b52-8f0e-4c6e-9a55-7f4b6e1c2a10".to_owned()),
             rates,
@@ -179,6 +179,18 @@ impl Served {
             body: serde_json::from_slice(&body).unwrap(),
         }
     }
+}
+
+/// As an edge that has acted on whatever comes.
+fn acting(stage: &Stage) -> Apply {
+    let (state, clock) = (stage.state.clone(), stage.clock.clone());
+    Arc::new(move || {
+        let (state, clock) = (state.clone(), clock.clone());
+        Box::pin(async move {
+            let all = u64::MAX >> 1;
+            state.beat("one", all, true, clock.seconds()).await.unwrap();
+        })
+    })
 }
 
 async fn serve(listener: TcpListener, plane: Plane, tasks: Tasks) {
