@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use pki::Certificate;
@@ -326,13 +326,19 @@ fn credential(tunnel: &str, raw: &RawSecret) -> Result<CredentialEntry, FixedErr
     }
     let octets: Option<Vec<u8>> = (0..32).map(at).collect();
     let sha256 = octets.and_then(|octets| octets.try_into().ok());
+    let cut_at = raw.cut_at.map(|at| {
+        let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at));
+        time.ok_or_else(|| FixedError::Value {
+            tunnel: tunnel.to_owned(),
+            text: at.to_string(),
+            what: "time in Unix seconds",
+        })
+    });
     Ok(CredentialEntry {
         id: raw.id.clone(),
         sha256: sha256.ok_or_else(bad)?,
         accepts: raw.accepts,
-        cut_at: raw
-            .cut_at
-            .map(|at| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(at)),
+        cut_at: cut_at.transpose()?,
     })
 }
 

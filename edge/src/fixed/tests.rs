@@ -105,3 +105,30 @@ async fn a_client_ca_file_that_is_replaced_counts_and_a_broken_one_changes_nothi
     assert!(!Access::is_same(&before, &access()), "taken");
     tasks.stop();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_no_clock_can_show_is_refused_and_the_last_good_tunnels_stay() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let fixed = folder.load("").unwrap();
+    let directory = fixed.directory().clone();
+    let tasks = Tasks::new();
+    tasks.essential("tunnels", fixed.watch(tasks.clone()));
+    let told = |cut_at: u64| {
+        let secret = format!("{{id: a, sha256: '{}', cut_at: {cut_at}}}", "00".repeat(32));
+        let text =
+            format!("tunnels: [{{id: tnl_2, domain: u.example, secrets: [{secret}]}}]\n");
+        folder.write("tunnels.yaml", &text)
+    };
+    let path = told(u64::MAX);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!tasks.is_stopping() && tasks.failure().is_none());
+    assert!(directory.tunnel("tnl_1").is_some() && directory.tunnel("tnl_2").is_none());
+    let other = Directory::new(String::new(), Arc::new(SystemClock), None);
+    let refused = Fixed::load(path, other, false).err().unwrap().to_string();
+    let said = "tunnel \"tnl_2\": \"18446744073709551615\" is no time in Unix seconds";
+    assert!(refused.contains(said), "{refused}");
+    told(253_402_300_799);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(directory.tunnel("tnl_1").is_none() && directory.tunnel("tnl_2").is_some());
+    tasks.stop();
+}
