@@ -208,6 +208,25 @@ async fn a_connect_for_one_name_does_not_open_another() {
 }
 
 #[tokio::test]
+async fn whoever_makes_a_certificate_for_each_call_uses_up_the_connections_of_his_address() {
+    let clients = "client_ca_files: [FOLDER/client-ca.pem], streams: 2, connections_per_minute: 1";
+    let stand = Stand::start(1, clients).await;
+    let good = stand.issuer.client("agent.example");
+    assert_eq!(connect(&stand, Some(&good), "up.t.example").await.0, 200);
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let made = crate::rig::Issuer::new().client("agent.example");
+        answers.push(connect(&stand, Some(&made), "up.t.example").await.0);
+    }
+    assert_eq!(answers, [403, 403, 429, 429, 429]);
+    let name = "keyward_edge_refusals_total{reason=\"too_many\"}";
+    assert_eq!(stand.edge.metric(name).await, 3);
+    // Where he calls from, somebody else has called before, and still has what is his own.
+    assert_eq!(connect(&stand, Some(&good), "up.t.example").await.0, 200);
+    assert_eq!(connect(&stand, Some(&good), "up.t.example").await.0, 429);
+}
+
+#[tokio::test]
 async fn those_who_are_refused_use_up_their_connections_too() {
     let stand = Stand::start(0, OPEN).await;
     let elsewhere = "cidrs: [192.0.2.0/24], streams: 3, connections_per_minute: 1";

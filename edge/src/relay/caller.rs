@@ -29,8 +29,10 @@ pub(super) struct Agent {
     pub(super) certificates: Arc<[CertificateDer<'static>]>,
     /// When each of them is over.
     ends: Arc<[SystemTime]>,
-    /// Whom it counts as.
-    key: Key,
+    /// Whom it counts as by where it comes from ...
+    source: Key,
+    /// ... and by what it has shown, once that was found good.
+    shown: Option<Key>,
 }
 
 /// Why an agent gets nowhere.
@@ -101,7 +103,8 @@ impl Agent {
             .first()
             .and_then(|leaf| fingerprints(leaf).min());
         Self {
-            key: Key::of(peer.ip(), one),
+            source: Key::of(peer.ip()),
+            shown: one.map(Key::Certificate),
             peer,
             certificates: own.collect(),
             ends: read.flatten().map(over).collect(),
@@ -118,13 +121,7 @@ impl Agent {
         let mut entry = directory.watch(&found.id).ok_or(Refused::Unknown)?;
         let current = entry.borrow_and_update().clone();
         let judged = Judged::now(shared);
-        // Those who are refused count as well, and before anything of theirs is verified.
-        let limits = current.access.limits();
-        let place = shared
-            .quotas
-            .enter(&current.id, &self.key, limits, Instant::now())
-            .ok_or(Denial::TooMany)?;
-        self.judge(shared, &current)?;
+        let place = self.enter(shared, &current)?;
         Ok(Admitted {
             tunnel: current.id.clone(),
             agent: self.clone(),
@@ -132,6 +129,36 @@ impl Agent {
             judged,
             _place: place,
         })
+    }
+
+    /// A place within the limits of `entry`. Those who are refused count as well, and before anything of
+    /// theirs is verified: by their source, since a certificate that nobody has judged costs nothing to make.
+    fn enter(&self, shared: &Shared, entry: &TunnelEntry) -> Result<Place, Refused> {
+        let (quotas, now) = (&shared.quotas, Instant::now());
+        let limits = entry.access.limits();
+        let enter = |key: &Key| {
+            let place = quotas.enter(&entry.id, key, limits, now);
+            place.ok_or(Refused::Denied(Denial::TooMany))
+        };
+        // Where no certificate is judged, none is a caller.
+        let shown = self.shown.as_ref();
+        let Some(shown) = shown.filter(|_| entry.access.has_client_rules()) else {
+            let place = enter(&self.source)?;
+            return self.judge(shared, entry).map(|()| place);
+        };
+        if quotas.knows(&entry.id, shown) {
+            // Found good before: those who share its address cannot use up what is its own.
+            let place = enter(shown)?;
+            return self.judge(shared, entry).map(|()| place);
+        }
+        if !quotas.has_left(&entry.id, &self.source, limits, now) {
+            return Err(Denial::TooMany.into());
+        }
+        if let Err(refused) = self.judge(shared, entry) {
+            drop(enter(&self.source));
+            return Err(refused);
+        }
+        enter(shown)
     }
 
     fn judge(&self, shared: &Shared, entry: &TunnelEntry) -> Result<(), Refused> {

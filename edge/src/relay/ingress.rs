@@ -113,7 +113,7 @@ async fn identify(
     headers: &HeaderMap,
     address: SocketAddr,
 ) -> Result<Proxy, Refusal> {
-    let key = Key::of(address.ip(), None);
+    let key = Key::of(address.ip());
     if shared.wrong.is_full(&key) {
         return Err(Refusal::TooMany);
     }
@@ -233,7 +233,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn thirty_wrong_credentials_a_minute_are_enough_from_one_address() {
         let wrong = Wrong::default();
-        let key = |text: &str| Key::of(text.parse().unwrap(), None);
+        let key = |text: &str| Key::of(text.parse().unwrap());
         let (guesser, other) = (key("192.0.2.1"), key("192.0.2.2"));
         for number in 0..WRONG_LIMIT {
             assert!(!wrong.is_full(&guesser));

@@ -221,7 +221,7 @@ impl Shared {
     /// A place for one more socket, if there is one.
     fn room(&self, peer: SocketAddr) -> Option<Open> {
         let most = self.limits.sockets;
-        let source = Key::of(peer.ip(), None);
+        let source = Key::of(peer.ip());
         let room = (self.telemetry.sockets.get() < most)
             .then(|| self.sources.enter(source, most.div_ceil(SHARE)))
             .flatten();

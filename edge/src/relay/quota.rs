@@ -1,7 +1,7 @@
 //! How much one caller may do: streams at once, and streams opened over time.
 //!
-//! A caller is a client certificate, else a source address, in IPv6 the /64 that it stands for. Decided
-//! before anything is opened, and held until the stream ends.
+//! A caller is a client certificate that was found good, else a source address, in IPv6 the /64 that it
+//! stands for. Decided before anything is opened, and held until the stream ends.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -26,8 +26,9 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) fn of(address: IpAddr, certificate: Option<String>) -> Self {
-        certificate.map_or_else(|| Self::Address(network(address)), Self::Certificate)
+    /// Whoever comes from `address`.
+    pub(super) fn of(address: IpAddr) -> Self {
+        Self::Address(network(address))
     }
 }
 
@@ -110,6 +111,22 @@ impl Quotas {
         })
     }
 
+    /// Whether `key` has been let in within the last while.
+    pub(super) fn knows(&self, tunnel: &str, key: &Key) -> bool {
+        let name = (tunnel.to_owned(), key.clone());
+        self.lock().known.contains_key(&name)
+    }
+
+    /// Whether `key` might open one more stream over time; takes nothing.
+    pub(super) fn has_left(&self, tunnel: &str, key: &Key, limits: Limits, now: Instant) -> bool {
+        let name = (tunnel.to_owned(), key.clone());
+        let mut accounts = self.lock();
+        accounts.known.get_mut(&name).is_none_or(|account| {
+            account.grow(limits, now);
+            account.allowance >= 1.0
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Accounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,7 +152,7 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> Key {
-        Key::of(text.parse().unwrap(), None)
+        Key::of(text.parse().unwrap())
     }
 
     #[test]
@@ -205,6 +222,25 @@ mod tests {
         assert_eq!(opened(now), 10, "at once");
         assert_eq!(opened(now + Duration::from_secs(3)), 3);
         assert_eq!(opened(now + Duration::from_secs(3)), 0);
+    }
+
+    #[test]
+    fn to_look_at_what_is_left_takes_nothing_and_knows_nobody() {
+        let (quotas, now) = (Quotas::default(), Instant::now());
+        let limits = Limits {
+            streams: 1,
+            connections_per_minute: 1,
+        };
+        let key = address("192.0.2.1");
+        for _ in 0..3 {
+            assert!(quotas.has_left("t", &key, limits, now));
+        }
+        assert!(!quotas.knows("t", &key));
+        drop(quotas.enter("t", &key, limits, now).unwrap());
+        assert!(quotas.knows("t", &key) && !quotas.knows("u", &key));
+        assert!(!quotas.has_left("t", &key, limits, now));
+        let later = now + Duration::from_secs(60);
+        assert!(quotas.has_left("t", &key, limits, later));
     }
 
     #[test]

@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn one_source_gets_so_many_and_is_forgotten_with_its_last() {
         let sources = Sources::default();
-        let key = |text: &str| Key::of(text.parse().unwrap(), None);
+        let key = |text: &str| Key::of(text.parse().unwrap());
         let held: Vec<_> = (0..3)
             .map_while(|_| sources.enter(key("2001:db8::1"), 2))
             .collect();
