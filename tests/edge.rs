@@ -45,6 +45,7 @@ mod state;
 mod told;
 mod toll;
 mod toxics;
+mod unread;
 mod wellmeant;
 mod world;
 

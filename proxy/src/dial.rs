@@ -12,7 +12,6 @@ mod reach;
 mod roster;
 mod secret;
 mod serve;
-mod stalling;
 mod stream;
 mod turns;
 
@@ -28,7 +27,6 @@ use crate::config::{EdgeCarrier, ForwardProxy};
 use crate::watched::Watch;
 
 pub(crate) use roster::Roster;
-pub(crate) use stalling::Stalling;
 pub(crate) use stream::Tunnelled;
 
 use attach::{AttachError, Attached};

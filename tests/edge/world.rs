@@ -335,12 +335,23 @@ impl Signer {
         let mut all = json!({"iat": at, "exp": at + 600});
         let more = claims.as_object().unwrap().clone();
         all.as_object_mut().unwrap().extend(more);
-        let header = json!({"alg": "ES256", "kid": "k", "typ": "JWT"}).to_string();
-        let signed = format!(
-            "{}.{}",
-            base64::encode_url(header.as_bytes()),
-            base64::encode_url(all.to_string().as_bytes())
-        );
+        let header = json!({"alg": "ES256", "kid": "k", "typ": "JWT"});
+        self.signed(&header, &all)
+    }
+
+    /// A trust bundle with this payload.
+    pub(super) fn bundle(&self, payload: &Value) -> String {
+        let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
+        let jwk = json!({"kty": "EC", "crv": "P-256",
+                         "x": base64::encode_url(x), "y": base64::encode_url(y)});
+        let header = json!({"alg": "ES256", "typ": "keyward-bundle+jwt", "jwk": jwk});
+        self.signed(&header, payload)
+    }
+
+    fn signed(&self, header: &Value, payload: &Value) -> String {
+        let [header, payload] =
+            [header, payload].map(|part| base64::encode_url(part.to_string().as_bytes()));
+        let signed = format!("{header}.{payload}");
         let signature = self
             .0
             .sign(&SystemRandom::new(), signed.as_bytes())

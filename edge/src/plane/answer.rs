@@ -7,6 +7,7 @@ use http_body_util::Full;
 use process::Chain;
 use serde::Serialize;
 
+use super::shared::Shared;
 use crate::state::{ChangeError, DatabaseError};
 
 /// What is answered when it went well: 200.
@@ -34,6 +35,12 @@ impl Good {
             kind,
             etag: None,
         }
+    }
+
+    /// The same, in memory once with all that are being sent `among` others and say as much.
+    pub(super) fn shared(mut self, among: &Shared) -> Self {
+        self.body = among.of(self.body);
+        self
     }
 
     /// With the version that `If-Match` is compared with.

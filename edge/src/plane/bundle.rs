@@ -6,7 +6,7 @@ use process::base64;
 use serde_json::{Map, Value};
 
 use super::answer::{Failed, Good};
-use super::{Call, body};
+use super::{Call, body, list};
 use crate::assertion::{Algorithm, Key, object};
 use crate::state::CheckedBundle;
 
@@ -39,17 +39,16 @@ impl Call<'_> {
     }
 
     pub(super) async fn bundles(&self) -> Result<Good, Failed> {
-        let after = match self.route.query("after") {
+        let after: u64 = match self.route.query("after") {
             None => 0,
             Some(text) => text
                 .parse()
                 .map_err(|_| Failed::invalid("after: must be a number"))?,
         };
-        let data = self.state().bundles(&self.route.tunnel, after).await?;
-        Ok(Good::json(&api::List {
-            data,
-            next_page: None,
-        }))
+        let after = after.max(list::cursor(&self.route)?.unwrap_or_default());
+        let found = self.state().bundles(&self.route.tunnel, after).await?;
+        // Anybody may ask, and read as slowly as he likes.
+        Ok(list::answer(found).shared(&self.plane.shared))
     }
 }
 

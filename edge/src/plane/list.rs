@@ -20,12 +20,7 @@ pub(super) fn page(route: &Route) -> Result<Page, Failed> {
             limit.ok_or_else(|| Failed::invalid("limit: must be from 1 to 1000"))?
         }
     };
-    let before = match route.query("page") {
-        None | Some("") => None,
-        Some(cursor) => {
-            Some(read(cursor).ok_or_else(|| Failed::invalid("page: is no cursor of this list"))?)
-        }
-    };
+    let before = cursor(route)?;
     let include_archived = match route.query("include_archived") {
         None | Some("" | "false") => false,
         Some("true") => true,
@@ -36,6 +31,21 @@ pub(super) fn page(route: &Route) -> Result<Page, Failed> {
         limit,
         include_archived,
     })
+}
+
+/// Where the page that a request asks for begins; `None`: at the beginning.
+///
+/// # Errors
+///
+/// 400, naming the parameter.
+pub(super) fn cursor(route: &Route) -> Result<Option<u64>, Failed> {
+    match route.query("page") {
+        None | Some("") => Ok(None),
+        Some(cursor) => match read(cursor) {
+            None => Err(Failed::invalid("page: is no cursor of this list")),
+            known => Ok(known),
+        },
+    }
 }
 
 /// The page as it is answered.

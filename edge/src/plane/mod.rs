@@ -18,6 +18,7 @@ mod limit;
 mod list;
 mod route;
 mod secret;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -41,6 +42,7 @@ use crate::state::{By, Identifier, State, random_identifier};
 use answer::{Failed, Good};
 use limit::RateLimits;
 use route::{Endpoint, Route};
+use shared::Shared;
 
 pub(crate) use body::percent_decode;
 pub use limit::{Rate, Rates};
@@ -82,6 +84,7 @@ pub struct Plane {
     settings: PlaneSettings,
     keys: KeyStore,
     limits: Arc<RateLimits>,
+    shared: Arc<Shared>,
 }
 
 /// One request on its way through.
@@ -101,6 +104,7 @@ impl Plane {
                 settings.tasks.clone(),
             ),
             limits: Arc::new(RateLimits::new(settings.rates)),
+            shared: Arc::default(),
             settings,
         }
     }

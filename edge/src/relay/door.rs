@@ -40,7 +40,8 @@ pub(super) async fn serve(
         let (shared, agent) = (Arc::clone(&shared), agent.clone());
         async move { answer(&shared, request, &agent) }.boxed()
     };
-    serving::serve(&tasks, &cut, stream, Arc::new(handler)).await;
+    // Each stream that is relayed has a limit of its own.
+    serving::serve(&tasks, &cut, stream, Duration::MAX, Arc::new(handler)).await;
 }
 
 fn answer(shared: &Arc<Shared>, mut request: Request<Incoming>, agent: &Agent) -> Response<Body> {

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use process::Tasks;
+use process::{Stalling, Tasks};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -53,11 +53,13 @@ pub(super) struct Busy {
 pub(super) type Handler =
     Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
-/// Serves until the connection ends; at the stop it is asked to leave, at the cut it has to.
+/// Serves until the connection ends: at the stop it is asked to leave, at the cut it has to, and when its
+/// peer takes nothing of what is sent for `stall`.
 pub(super) async fn serve<S: Stream>(
     tasks: &Tasks,
     cut: &CancellationToken,
     stream: S,
+    stall: Duration,
     handler: Handler,
 ) {
     let open = Arc::new(());
@@ -71,7 +73,7 @@ pub(super) async fn serve<S: Stream>(
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let http2 = stream.is_http2();
-    let io = TokioIo::new(stream);
+    let io = TokioIo::new(Stalling::new(stream, stall));
     // A connection that breaks is its peer's business.
     if http2 {
         let mut connection = std::pin::pin!(
@@ -130,7 +132,50 @@ async fn idle(requests: &Weak<()>) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use http_body_util::{BodyExt, Full};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    impl Stream for tokio::io::DuplexStream {
+        fn is_http2(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_whose_peer_takes_no_answer_and_not_one_that_is_slow() {
+        let stall = Duration::from_secs(30);
+        let long = 64 << 10;
+        let handler: Handler = Arc::new(move |_| {
+            let body = Full::new(Bytes::from(vec![b'x'; long])).boxed();
+            async move { Response::new(body) }.boxed()
+        });
+        let ask = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let (tasks, cut) = (Tasks::new(), CancellationToken::new());
+        let (near, mut far) = tokio::io::duplex(1 << 10);
+        far.write_all(ask).await.unwrap();
+        let began = tokio::time::Instant::now();
+        serve(&tasks, &cut, near, stall, Arc::clone(&handler)).await;
+        assert!((stall..2 * stall).contains(&began.elapsed()));
+        let (near, mut far) = tokio::io::duplex(1 << 10);
+        far.write_all(ask).await.unwrap();
+        let reading = async {
+            let (mut read, mut piece) = (0, [0; 1 << 10]);
+            loop {
+                tokio::time::sleep(stall * 9 / 10).await;
+                match far.read(&mut piece).await.unwrap() {
+                    0 => return read,
+                    some => read += some,
+                }
+            }
+        };
+        let serving = serve(&tasks, &cut, near, stall, handler);
+        let ((), read) = tokio::join!(serving, reading);
+        assert!(read > long, "{read}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_once_nothing_was_open_at_two_looks() {

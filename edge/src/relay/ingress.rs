@@ -33,6 +33,7 @@ const MAX_CREDENTIAL: usize = 4096;
 /// Serves HTTP on a connection whose TLS has been ended.
 pub(super) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, peer: SocketAddr) {
     let (tasks, cut) = (shared.tasks.clone(), shared.cut.clone());
+    let stall = shared.limits.stall;
     let handler = move |request: Request<Incoming>| {
         let shared = Arc::clone(&shared);
         let answering = async move {
@@ -44,7 +45,7 @@ pub(super) async fn serve<S: Stream>(shared: Arc<Shared>, stream: S, peer: Socke
         };
         answering.boxed()
     };
-    serving::serve(&tasks, &cut, stream, Arc::new(handler)).await;
+    serving::serve(&tasks, &cut, stream, stall, Arc::new(handler)).await;
 }
 
 async fn connect(

@@ -1,7 +1,14 @@
 //! Trust bundles: kept and passed on. The edge checks what keeps agents out of harm – signature, key
 //! and sequence – and cannot make one.
 
-use super::{By, ChangeError, DatabaseError, Entry, State, signed, unsigned};
+use futures_util::TryStreamExt;
+
+use super::{By, ChangeError, DatabaseError, Entry, Listed, State, signed, unsigned};
+
+/// Kept of one tunnel: whoever has slept over as many rolls of its key has to pin the next one by hand.
+const MOST: i64 = 16;
+/// Bytes of bundles in one answer; a longer one comes alone.
+const PAGE: usize = 192 * 1024;
 
 /// What the caller found out about a bundle before it is kept.
 #[derive(Clone, Debug)]
@@ -19,7 +26,7 @@ pub struct CheckedBundle {
 type Row = (i64, String, String, Option<String>);
 
 impl State {
-    /// Keeps a bundle: the latest, and each that first names a next key.
+    /// Keeps a bundle: the latest, and each that first names a next key, up to 16 in all, the newest.
     ///
     /// # Errors
     ///
@@ -61,6 +68,14 @@ impl State {
         .bind(signed(by.now))
         .execute(&mut *change.transaction)
         .await?;
+        sqlx::query(
+            "DELETE FROM bundle WHERE tunnel = $1 AND sequence NOT IN (
+                 SELECT sequence FROM bundle WHERE tunnel = $1 ORDER BY sequence DESC LIMIT $2)",
+        )
+        .bind(tunnel)
+        .bind(MOST)
+        .execute(&mut *change.transaction)
+        .await?;
         let target = bundle.sequence.to_string();
         let number = change
             .commit(Entry::of("tunnel_bundle_put", tunnel, &target))
@@ -68,7 +83,8 @@ impl State {
         Ok(number)
     }
 
-    /// Bundles with a sequence above `after`, oldest first.
+    /// Bundles with a sequence above `after`, oldest first, as many as fit into one answer; and after which
+    /// to ask for the others.
     ///
     /// # Errors
     ///
@@ -77,21 +93,27 @@ impl State {
         &self,
         tunnel: &str,
         after: u64,
-    ) -> Result<Vec<api::Bundle>, DatabaseError> {
-        let rows: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT sequence, jws FROM bundle WHERE tunnel = $1 AND sequence > $2
-             ORDER BY sequence LIMIT 100",
+    ) -> Result<Listed<api::Bundle>, DatabaseError> {
+        let mut rows = sqlx::query_as::<_, (i64, String)>(
+            "SELECT sequence, jws FROM bundle WHERE tunnel = $1 AND sequence > $2 ORDER BY sequence",
         )
         .bind(tunnel)
         .bind(signed(after))
-        .fetch_all(&self.pool)
-        .await?;
-        let bundle = |(sequence, bundle)| api::Bundle {
-            r#type: "tunnel_bundle".to_owned(),
-            sequence: unsigned(sequence),
-            bundle,
-        };
-        Ok(rows.into_iter().map(bundle).collect())
+        .fetch(&self.pool);
+        let (mut data, mut bytes, mut last) = (Vec::new(), 0, after);
+        while let Some((sequence, bundle)) = rows.try_next().await? {
+            bytes += bundle.len();
+            if bytes > PAGE && !data.is_empty() {
+                return Ok((data, Some(last)));
+            }
+            last = unsigned(sequence);
+            data.push(api::Bundle {
+                r#type: "tunnel_bundle".to_owned(),
+                sequence: last,
+                bundle,
+            });
+        }
+        Ok((data, None))
     }
 }
 

@@ -13,6 +13,7 @@ mod harden;
 mod health;
 pub mod log;
 pub mod metrics;
+mod stalling;
 mod tasks;
 mod twin;
 
@@ -25,6 +26,7 @@ pub use clock::{Clock, SystemClock, rfc3339};
 pub use failure::{Exit, Failure};
 pub use firewall::Firewall;
 pub use health::{Health, Page};
+pub use stalling::Stalling;
 pub use tasks::{Drained, Tasks};
 pub use twin::twin;
 

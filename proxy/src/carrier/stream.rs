@@ -1,9 +1,10 @@
 //! What inner TLS runs on, as one type for all carriers: so the HTTP stack is compiled once.
 
+use process::Stalling;
 use tokio::net::TcpStream;
 
 use super::WebSocket;
-use crate::dial::{Stalling, Tunnelled};
+use crate::dial::Tunnelled;
 use crate::one_of::one_of;
 
 /// Bytes of inner TLS from and to a peer.

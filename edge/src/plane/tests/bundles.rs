@@ -10,7 +10,10 @@ use crate::tests::issuer::Signer;
 use crate::tests::on_both;
 use crate::tests::stage::Stage;
 
-on_both!(bundles_are_kept_in_order_and_by_their_keys,);
+on_both!(
+    bundles_are_kept_in_order_and_by_their_keys,
+    bundles_that_each_name_another_key_are_bounded_and_come_in_pages,
+);
 
 pub(super) fn bundle(signer: &Signer, payload: &Value) -> String {
     let mut jwk = signer.jwk("x");
@@ -19,6 +22,41 @@ pub(super) fn bundle(signer: &Signer, payload: &Value) -> String {
     }
     let header = json!({"alg": "ES256", "typ": "keyward-bundle+jwt", "jwk": jwk});
     signer.sign_text(&header.to_string(), &payload.to_string())
+}
+
+async fn bundles_that_each_name_another_key_are_bounded_and_come_in_pages(stage: Stage) {
+    let served = Served::new(stage).await;
+    let id = tunnel(&served).await;
+    let path = format!("/v1/tunnels/{id}/bundles");
+    let signer = Signer::p256();
+    for sequence in 1..=20_u8 {
+        let next = base64::encode_url(&[sequence; 32]);
+        let payload = json!({"tunnel": id, "sequence": sequence, "next_key_thumbprint": next,
+                             "ca_certificates": ["x".repeat(60 << 10)]});
+        let body = json!({"bundle": bundle(&signer, &payload)}).to_string();
+        let path = format!("{path}/{sequence}");
+        let answer = served.call(Method::PUT, &path, &[], &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    let (mut found, mut pages) = (Vec::new(), 0);
+    let mut query = "?after=3".to_owned();
+    loop {
+        let asked = format!("{path}{query}");
+        let answer = served.send(Method::GET, &asked, &[], "").await;
+        let page = answer.body["data"].as_array().unwrap();
+        assert!(answer.body.to_string().len() < 200 << 10);
+        let sequences = page.iter().map(|one| one["sequence"].as_u64().unwrap());
+        found.extend(sequences);
+        pages += 1;
+        let Some(cursor) = answer.body["next_page"].as_str() else {
+            break;
+        };
+        query = format!("?after=3&page={cursor}");
+    }
+    assert_eq!(found, (5..=20).collect::<Vec<u64>>());
+    assert_eq!(pages, 8, "two in each");
+    let bad = format!("{path}?page=x");
+    assert_eq!(served.send(Method::GET, &bad, &[], "").await.status, 400);
 }
 
 #[expect(

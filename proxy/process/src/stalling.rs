@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// Fails a write that made no progress for `limit`: whoever does not read must not hold buffers for ever.
-pub(crate) struct Stalling<S> {
+#[derive(Debug)]
+pub struct Stalling<S> {
     stream: S,
     limit: Duration,
     /// Since the last progress; only while a write stands still.
@@ -17,7 +18,8 @@ pub(crate) struct Stalling<S> {
 }
 
 impl<S> Stalling<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+    /// `stream`, of which a write, a flush or the closing that stands still for `limit` fails.
+    pub fn new(stream: S, limit: Duration) -> Self {
         Self {
             stream,
             limit,
