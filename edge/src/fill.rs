@@ -1,7 +1,8 @@
 //! Keeps the relay's directory as the database has it.
 //!
 //! Every 300 ms the change counter is read; when it moved, everything is, and what differs is put. Times
-//! that pass on their own – a token's overlap that ends – are looked at on every round. A change counts
+//! that pass on their own – a token's overlap that ends – are looked at on every round, by this edge's
+//! clock; what was ended at once is ended when it is read, whatever the time is here. A change counts
 //! as acted on once every connection that it cuts is gone, and only then is it said so in the database. No
 //! round waits for that: what is slow to go delays what is said of it, and no other change.
 //! While the database does not answer the directory keeps what it has; after its stale limit it refuses
@@ -132,27 +133,27 @@ impl Filler {
             at: boot,
         };
         self.put(&mut round, now, version);
-        let acted = self.beat(&mut round, now).await?;
-        let of = self.state.enforced(0, now).await?.of;
+        let acted = self.beat(&mut round).await?;
+        let of = self.state.enforced(0).await?.of;
         self.directory.set_instances(of.max(1));
-        self.report(&mut round, now).await?;
+        self.report(&mut round).await?;
         Ok(acted)
     }
 
     /// Says how far this edge has come, between two rounds.
     async fn say(&self) -> Result<bool, DatabaseError> {
         let mut round = self.round.lock().await;
-        self.beat(&mut round, seconds(self.clock.wall())).await
+        self.beat(&mut round).await
     }
 
     /// Says that this edge is alive and how far it has come; whether that is as far as it has read.
-    async fn beat(&self, round: &mut Round, now: u64) -> Result<bool, DatabaseError> {
+    async fn beat(&self, round: &mut Round) -> Result<bool, DatabaseError> {
         let change = round.snapshot.change;
         if round.applied != change && self.directory.is_settled() {
             round.applied = change;
         }
         let instance = self.directory.instance();
-        let beating = self.state.beat(instance, round.applied, self.has_asns, now);
+        let beating = self.state.beat(instance, round.applied, self.has_asns);
         beating.await?;
         Ok(round.applied == change)
     }
@@ -187,7 +188,7 @@ impl Filler {
         }
     }
 
-    async fn report(&self, round: &mut Round, now: u64) -> Result<(), DatabaseError> {
+    async fn report(&self, round: &mut Round) -> Result<(), DatabaseError> {
         let boot = self.clock.boot();
         if round.reported.is_some_and(|at| boot < at + REPORT) {
             return Ok(());
@@ -200,7 +201,7 @@ impl Filler {
         let live: Vec<LiveRow> = self.directory.all_live().into_iter().map(row).collect();
         if live != round.live {
             let instance = self.directory.instance();
-            self.state.report_live(instance, &live, now).await?;
+            self.state.report_live(instance, &live).await?;
             round.live = live;
         }
         Ok(())

@@ -76,7 +76,7 @@ impl Session {
     }
 
     async fn enforced(&self, number: u64) -> Result<api::Enforced, Failure> {
-        let enforced = self.state.enforced(number, now()).await;
+        let enforced = self.state.enforced(number).await;
         enforced.map_err(|error| failed(&error.into()))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::directory::Refusal;
 use crate::state::{Backup, By, Rotation, sha256};
+use crate::tests::clock::StandingClock;
 use crate::tests::on_both;
 use crate::tests::stage::Stage;
 
@@ -20,6 +21,7 @@ on_both!(
     memory_decides_while_the_database_is_silent_and_not_for_ever,
     an_old_entry_that_somebody_put_does_not_stay,
     a_credential_that_was_archived_while_it_was_looked_up_opens_nothing_after_that,
+    what_is_ended_at_once_is_ended_on_edges_whose_clocks_differ_by_a_minute,
 );
 
 struct Edge {
@@ -29,7 +31,10 @@ struct Edge {
 
 impl Edge {
     fn new(given: &Stage, state: &State, name: &str) -> Self {
-        let clock: Arc<dyn Clock> = given.clock.clone();
+        Self::with_clock(given.clock.clone(), state, name)
+    }
+
+    fn with_clock(clock: Arc<dyn Clock>, state: &State, name: &str) -> Self {
         let load = Filler::load(state.clone(), clock.clone());
         let directory = Directory::new(name.to_owned(), clock.clone(), Some(load));
         let filler = Filler::new(state.clone(), directory.clone(), clock, false);
@@ -94,8 +99,7 @@ async fn a_credential_opens_on_every_edge_until_it_is_archived(given: Stage) {
         .await
         .unwrap();
     one.filler.refresh().await.unwrap();
-    let now = given.clock.seconds();
-    let enforced = given.state.enforced(change, now).await.unwrap();
+    let enforced = given.state.enforced(change).await.unwrap();
     assert_eq!((enforced.instances, enforced.of), (1, 2));
 }
 
@@ -231,11 +235,7 @@ async fn a_change_counts_as_acted_on_once_nothing_is_bound_to_what_was_cut(given
         .await
         .unwrap();
     let acted = async || {
-        let enforced = given
-            .state
-            .enforced(change, given.clock.seconds())
-            .await
-            .unwrap();
+        let enforced = given.state.enforced(change).await.unwrap();
         (enforced.instances, enforced.of)
     };
     edge.filler.refresh().await.unwrap();
@@ -287,8 +287,7 @@ async fn connections_that_do_not_go_hold_up_no_other_change(given: Stage) {
     soon("another's change", async || archived(&other).await).await;
     // The edge counts all the while, as one that has not come so far.
     let count = async || {
-        let now = given.clock.seconds();
-        let enforced = given.state.enforced(change, now).await.unwrap();
+        let enforced = given.state.enforced(change).await.unwrap();
         (enforced.instances, enforced.of)
     };
     given.clock.advance(60);
@@ -402,4 +401,71 @@ async fn a_credential_that_was_archived_while_it_was_looked_up_opens_nothing_aft
             .directory
             .put_at(Arc::new(earlier), Version { change, at })
     );
+}
+
+/// An edge whose clock differs by `seconds` from the others', and who writes by it.
+async fn apart(given: &Stage, name: &str, seconds: i64) -> (Edge, By) {
+    let clock = StandingClock::new();
+    clock.set(clock.seconds().checked_add_signed(seconds).unwrap());
+    let now = clock.seconds();
+    let edge = Edge::with_clock(Arc::new(clock), &given.another().await, name);
+    (edge, By { now, ..given.by() })
+}
+
+async fn what_is_ended_at_once_is_ended_on_edges_whose_clocks_differ_by_a_minute(given: Stage) {
+    let (fast, by_fast) = apart(&given, "fast", 30).await;
+    let (slow, by_slow) = apart(&given, "slow", -30).await;
+    let edges = [&fast, &slow];
+    let (id, state) = (tunnel(&given).await, &given.state);
+    let rounds = async || {
+        for edge in edges {
+            edge.filler.refresh().await.unwrap();
+        }
+    };
+    for by in [&by_fast, &by_slow] {
+        let value = by.now.to_string();
+        let secret = state.create_secret(by, &id, &sha256(&value)).await.unwrap();
+        let old = state.reveal_token(by, &id, None).await.unwrap();
+        rounds().await;
+        for edge in edges {
+            edge.opens(&id, &value).await.unwrap();
+            edge.opens(&id, &old.tunnel_token).await.unwrap();
+        }
+        state.archive_secret(by, &id, &secret.0.id).await.unwrap();
+        let rotation = Rotation {
+            cut_old_after: Some(0),
+            ..Rotation::default()
+        };
+        let (new, change) = state.rotate_token(by, &id, rotation).await.unwrap();
+        for edge in edges {
+            for ended in [&value, &old.tunnel_token] {
+                let refused = edge.opens(&id, ended).await;
+                assert_eq!(refused, Err(Refusal::Credential), "at {}", by.now);
+            }
+            edge.opens(&id, &new.tunnel_token).await.unwrap();
+        }
+        rounds().await;
+        for edge in edges {
+            let listed = edge.directory.tunnel(&id).unwrap().credentials.clone();
+            let ids: Vec<_> = listed.iter().map(|known| known.id.as_str()).collect();
+            assert_eq!(ids, [new.id.as_str()], "at {}", by.now);
+        }
+        let enforced = state.enforced(change).await.unwrap();
+        assert_eq!((enforced.instances, enforced.of), (2, 2));
+    }
+    // What a fast clock refused at once stays refused when a slow one gives it a time to be cut at.
+    let old = state.reveal_token(&by_fast, &id, None).await.unwrap();
+    let rotate = async |by: &By, cut_old_after| {
+        let rotation = Rotation {
+            cut_old_after,
+            ..Rotation::default()
+        };
+        state.rotate_token(by, &id, rotation).await.unwrap();
+    };
+    rotate(&by_fast, None).await;
+    rotate(&by_slow, Some(3600)).await;
+    for edge in edges {
+        let refused = edge.opens(&id, &old.tunnel_token).await;
+        assert_eq!(refused, Err(Refusal::Credential));
+    }
 }

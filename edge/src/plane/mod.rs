@@ -188,7 +188,7 @@ impl Plane {
         (self.settings.apply)().await;
         let deadline = self.settings.clock.boot() + ENFORCEMENT;
         loop {
-            let mut enforced = self.state().enforced(number, self.now()).await.ok()?;
+            let mut enforced = self.state().enforced(number).await.ok()?;
             // This one serves, even where it has not said so for long.
             enforced.of = enforced.of.max(1);
             if enforced.instances >= enforced.of || self.settings.clock.boot() >= deadline {
@@ -240,7 +240,7 @@ impl Call<'_> {
             Endpoint::Bundles => self.bundles().await,
             Endpoint::Document => Ok(Good::document("application/yaml", DOCUMENT)),
             Endpoint::Edge => {
-                let enforced = self.state().enforced(0, self.by.now).await?;
+                let enforced = self.state().enforced(0).await?;
                 Ok(Good::json(&api::Edge {
                     r#type: "edge".to_owned(),
                     name: self.state().settings().edge.clone(),

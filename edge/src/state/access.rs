@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{By, Change, ChangeError, DatabaseError, Entry, SILENCE, State, signed, unsigned};
+use super::instance::{self, SILENCE};
+use super::{By, Change, ChangeError, DatabaseError, Entry, State, signed, unsigned};
 
 /// Most entries of each list, so that the document stays one that is read at each change.
 const MOST: usize = 256;
@@ -89,10 +90,12 @@ impl State {
 impl Change<'_> {
     /// Whether every edge that serves knows who has which address: one that does not would let nobody in.
     async fn tables_of_asns(&mut self) -> Result<(), ChangeError> {
-        let rows: Vec<(i64,)> = sqlx::query_as("SELECT asns FROM instance WHERE seen_at > $1")
-            .bind(signed(self.by.now.saturating_sub(SILENCE)))
-            .fetch_all(&mut *self.transaction)
-            .await?;
+        let now = instance::clock(self.transaction.backend_name());
+        let rows: Vec<(i64,)> = sqlx::query_as(&format!(
+            "SELECT asns FROM instance WHERE seen_at > {now} - {SILENCE}"
+        ))
+        .fetch_all(&mut *self.transaction)
+        .await?;
         let (of, without) = (rows.len(), rows.iter().filter(|(has,)| *has == 0).count());
         if without == 0 {
             return Ok(());

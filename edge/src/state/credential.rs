@@ -39,21 +39,32 @@ pub struct Credential {
     pub refused_at: Option<u64>,
     /// From this second on what is bound to it is closed.
     pub cut_at: Option<u64>,
+    /// When both were last written, by the clocks of those who wrote them.
+    pub stamped_at: Option<u64>,
 }
 
 impl Credential {
-    /// Whether it opens something new.
+    /// Whether it opens something new where it is `now`.
     pub fn opens(&self, now: u64) -> bool {
-        self.refused_at.is_none_or(|at| now < at)
+        self.refused_at.is_none_or(|at| self.time(now) < at)
     }
 
-    /// Whether what is bound to it goes on.
+    /// Whether what is bound to it goes on where it is `now`.
     pub fn carries(&self, now: u64) -> bool {
-        self.cut_at.is_none_or(|at| now < at)
+        self.cut_at.is_none_or(|at| self.time(now) < at)
+    }
+
+    /// What was written has happened, also where the clock has not come so far: what was ended at once is
+    /// ended on every edge, however their clocks differ.
+    fn time(&self, now: u64) -> u64 {
+        self.stamped_at.map_or(now, |at| at.max(now))
     }
 }
 
-pub(super) const COLUMNS: &str = "id, tunnel, kind, sha256, refused_at, cut_at";
+pub(super) const COLUMNS: &str = "id, tunnel, kind, sha256, refused_at, cut_at, stamped_at";
+/// To be set with `refused_at` or `cut_at`; `$3` is the time of whoever writes. It never goes back, or what
+/// a fast clock ended at once would begin again.
+const STAMPED: &str = "stamped_at = CASE WHEN stamped_at > $3 THEN stamped_at ELSE $3 END";
 const SECRET: &str = "id, position, tunnel, sha256, created_at, refused_at, last_used_at";
 
 impl State {
@@ -77,8 +88,8 @@ impl State {
         let mut change = self.change(by).await?;
         change.usable_tunnel(tunnel).await?;
         let existing = change.secrets(tunnel).await?;
-        let now = by.now;
-        let ended = |secret: &api::Secret| secret.archived_at.is_some_and(|at| at.seconds() <= now);
+        // Whatever the time: one is archived at once or not at all.
+        let ended = |secret: &api::Secret| secret.archived_at.is_some();
         if let Some(secret) = existing.iter().find(|secret| secret.sha256 == sha256) {
             if ended(secret) {
                 let text = "this secret is archived and does not come back: make a new one";
@@ -99,7 +110,7 @@ impl State {
         .bind(change.number)
         .bind(tunnel)
         .bind(sha256)
-        .bind(signed(now))
+        .bind(signed(by.now))
         .execute(&mut *change.transaction)
         .await?;
         change
@@ -127,8 +138,14 @@ impl State {
         if secret.archived_at.is_some() {
             return Ok((secret, change.nothing().await?));
         }
-        let archive = "UPDATE connector_credential SET refused_at = $1, cut_at = $1 WHERE id = $2";
-        change.stamp(archive, id).await?;
+        sqlx::query(&format!(
+            "UPDATE connector_credential SET refused_at = $1, cut_at = $1, {STAMPED} WHERE id = $2"
+        ))
+        .bind(signed(by.now))
+        .bind(id)
+        .bind(signed(by.now))
+        .execute(&mut *change.transaction)
+        .await?;
         change
             .finish_secret(tunnel, id, "tunnel_secret_archived")
             .await
@@ -229,6 +246,34 @@ impl State {
 }
 
 impl Change<'_> {
+    /// Sets when those of the tunnel's credentials end that do not end earlier: all of them, or of one
+    /// kind. `columns`: `refused_at`, `cut_at`.
+    pub(super) async fn end_credentials(
+        &mut self,
+        tunnel: &str,
+        kind: Option<Kind>,
+        columns: &[&str],
+        at: u64,
+    ) -> Result<(), DatabaseError> {
+        let of_kind = match kind {
+            Some(Kind::Token) => "AND kind = 'token'",
+            Some(Kind::Secret) => "AND kind = 'secret'",
+            None => "",
+        };
+        for column in columns {
+            sqlx::query(&format!(
+                "UPDATE connector_credential SET {column} = $1, {STAMPED}
+                 WHERE tunnel = $2 {of_kind} AND ({column} IS NULL OR {column} > $1)"
+            ))
+            .bind(signed(at))
+            .bind(tunnel)
+            .bind(signed(self.by.now))
+            .execute(&mut *self.transaction)
+            .await?;
+        }
+        Ok(())
+    }
+
     async fn secrets(&mut self, tunnel: &str) -> Result<Vec<api::Secret>, DatabaseError> {
         let rows = sqlx::query(&format!(
             "SELECT {SECRET} FROM connector_credential WHERE tunnel = $1 AND kind = 'secret'"
@@ -269,6 +314,7 @@ pub(super) fn credential(row: &AnyRow) -> Result<Credential, sqlx::Error> {
         sha256: row.try_get("sha256")?,
         refused_at: moment("refused_at")?,
         cut_at: moment("cut_at")?,
+        stamped_at: moment("stamped_at")?,
     })
 }
 

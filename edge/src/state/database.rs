@@ -13,7 +13,7 @@ use sqlx::{AnyConnection, Connection, Executor};
 use thiserror::Error;
 
 use super::schema::{self, SchemaError};
-use super::{Seal, Settings, State, transport};
+use super::{Seal, Settings, State, instance, transport};
 
 /// Connections at once. Writers wait for each other anyway.
 const CONNECTIONS: u32 = 8;
@@ -107,8 +107,14 @@ impl State {
     ///
     /// # Errors
     ///
+        let kind = if url.starts_with("sqlite:") {
+            "SQLite"
+        } else {
+            "PostgreSQL"
+        };
     /// As [`open`](Self::open).
     pub fn check_url(url: &str) -> Result<(), OpenError> {
+            clock: instance::clock(kind),
         transport::options(url).map(drop)
     }
 

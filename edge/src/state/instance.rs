@@ -1,9 +1,19 @@
 //! The edges that serve on one database: who is alive, how far each has come, what it carries.
+//!
+//! Who is alive is decided by one clock, the database's: an edge whose own is wrong is counted all the same.
 
 use super::{DatabaseError, State, signed, unsigned};
 
 /// An edge that was not seen for so long is not counted, seconds.
-pub const SILENCE: u64 = 10;
+pub(super) const SILENCE: u64 = 10;
+
+/// The time in seconds since 1970 where the database is, in its own SQL.
+pub(super) fn clock(backend: &str) -> &'static str {
+    match backend {
+        "SQLite" => "CAST(strftime('%s', 'now') AS INTEGER)",
+        _ => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)",
+    }
+}
 
 /// One connection of a proxy, for the list of secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,15 +38,14 @@ impl State {
         instance: &str,
         applied: u64,
         has_asns: bool,
-        now: u64,
     ) -> Result<(), DatabaseError> {
-        sqlx::query(
-            "INSERT INTO instance (id, applied, seen_at, asns) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (id) DO UPDATE SET applied = $2, seen_at = $3, asns = $4",
-        )
+        sqlx::query(&format!(
+            "INSERT INTO instance (id, applied, seen_at, asns) VALUES ($1, $2, {0}, $3)
+             ON CONFLICT (id) DO UPDATE SET applied = $2, seen_at = {0}, asns = $3",
+            self.clock
+        ))
         .bind(instance)
         .bind(signed(applied))
-        .bind(signed(now))
         .bind(i64::from(has_asns))
         .execute(&self.pool)
         .await?;
@@ -66,11 +75,13 @@ impl State {
     /// # Errors
     ///
     /// [`DatabaseError`] if the database does not answer.
-    pub async fn enforced(&self, number: u64, now: u64) -> Result<api::Enforced, DatabaseError> {
-        let rows: Vec<(i64,)> = sqlx::query_as("SELECT applied FROM instance WHERE seen_at > $1")
-            .bind(signed(now.saturating_sub(SILENCE)))
-            .fetch_all(&self.pool)
-            .await?;
+    pub async fn enforced(&self, number: u64) -> Result<api::Enforced, DatabaseError> {
+        let rows: Vec<(i64,)> = sqlx::query_as(&format!(
+            "SELECT applied FROM instance WHERE seen_at > {} - {SILENCE}",
+            self.clock
+        ))
+        .fetch_all(&self.pool)
+        .await?;
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let applied = |(applied,): &&(i64,)| unsigned(*applied) >= number;
         Ok(api::Enforced {
@@ -84,19 +95,14 @@ impl State {
     /// # Errors
     ///
     /// [`DatabaseError`] if the database does not answer.
-    pub async fn report_live(
-        &self,
-        instance: &str,
-        rows: &[LiveRow],
-        now: u64,
-    ) -> Result<(), DatabaseError> {
+    pub async fn report_live(&self, instance: &str, rows: &[LiveRow]) -> Result<(), DatabaseError> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query(
+        sqlx::query(&format!(
             "DELETE FROM live_connection WHERE instance = $1
-             OR instance NOT IN (SELECT id FROM instance WHERE seen_at > $2)",
-        )
+             OR instance NOT IN (SELECT id FROM instance WHERE seen_at > {} - {SILENCE})",
+            self.clock
+        ))
         .bind(instance)
-        .bind(signed(now.saturating_sub(SILENCE)))
         .execute(&mut *transaction)
         .await?;
         for (connection, row) in (0_i64..).zip(rows) {

@@ -48,7 +48,7 @@ pub use database::OpenError;
 pub use error::{ChangeError, DatabaseError};
 pub use grant::{Grant, Mark};
 pub use identifier::{Identifier, random_identifier};
-pub use instance::{LiveRow, SILENCE};
+pub use instance::LiveRow;
 pub use schema::SchemaError;
 pub use seal::{Seal, SealError};
 pub use setting::EdgeIdentity;
@@ -61,6 +61,8 @@ pub use tunnel::{Listed, Page};
 #[derive(Clone, Debug)]
 pub struct State {
     pool: AnyPool,
+    /// The database's time, in its own SQL.
+    clock: &'static str,
     seal: Arc<Seal>,
     settings: Arc<Settings>,
 }

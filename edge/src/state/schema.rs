@@ -7,6 +7,7 @@ use thiserror::Error;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_state.sql"),
     include_str!("../../migrations/0002_instance_asns.sql"),
+    include_str!("../../migrations/0003_credential_stamp.sql"),
 ];
 
 /// Why the schema is not the one that this program needs.

@@ -66,7 +66,8 @@ impl State {
         let mut tunnels = bare(&mut transaction, only).await?;
         let rows = sqlx::query(&format!(
             "SELECT {COLUMNS} FROM connector_credential
-             WHERE ($1 = '' OR tunnel = $1) AND (cut_at IS NULL OR cut_at > $2)
+             WHERE ($1 = '' OR tunnel = $1)
+             AND (cut_at IS NULL OR (cut_at > $2 AND cut_at > COALESCE(stamped_at, 0)))
              ORDER BY position"
         ))
         .bind(only)

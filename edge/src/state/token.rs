@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use super::idempotency::Earlier;
 use super::{
-    By, Change, ChangeError, DatabaseError, Entry, Identifier, Outcome, State, random_identifier,
-    signed, timestamp,
+    By, Change, ChangeError, DatabaseError, Entry, Identifier, Kind, Outcome, State,
+    random_identifier, signed, timestamp,
 };
 
 /// The longest time for which an old token may go on: seven days.
@@ -187,34 +187,24 @@ impl Change<'_> {
         tunnel: &str,
         cut_after: Option<u64>,
     ) -> Result<(), ChangeError> {
-        let now = self.by.now;
-        let Some(seconds) = cut_after else {
-            let refuse = "UPDATE connector_credential SET refused_at = $1
-                 WHERE tunnel = $2 AND kind = 'token' AND (refused_at IS NULL OR refused_at > $1)";
-            return Ok(self.stamp(refuse, tunnel).await?);
-        };
-        if seconds > 0 {
+        if cut_after.is_some_and(|seconds| seconds > 0) {
             self.refuse_third(tunnel).await?;
         }
-        let at = signed(now.saturating_add(seconds));
-        for column in ["refused_at", "cut_at"] {
-            sqlx::query(&format!(
-                "UPDATE connector_credential SET {column} = $1
-                 WHERE tunnel = $2 AND kind = 'token' AND ({column} IS NULL OR {column} > $1)"
-            ))
-            .bind(at)
-            .bind(tunnel)
-            .execute(&mut *self.transaction)
-            .await?;
-        }
-        Ok(())
+        let columns: &[&str] = match cut_after {
+            Some(_) => &["refused_at", "cut_at"],
+            None => &["refused_at"],
+        };
+        let at = self.by.now.saturating_add(cut_after.unwrap_or_default());
+        let ended = self.end_credentials(tunnel, Some(Kind::Token), columns, at);
+        Ok(ended.await?)
     }
 
     /// At most two are active: an overlap needs a free place.
     async fn refuse_third(&mut self, tunnel: &str) -> Result<(), ChangeError> {
         let leaving: Option<(i64,)> = sqlx::query_as(
             "SELECT refused_at FROM connector_credential
-             WHERE tunnel = $1 AND kind = 'token' AND refused_at > $2
+             WHERE tunnel = $1 AND kind = 'token'
+             AND refused_at > $2 AND refused_at > COALESCE(stamped_at, 0)
              ORDER BY refused_at DESC LIMIT 1",
         )
         .bind(tunnel)

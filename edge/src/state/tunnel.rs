@@ -120,13 +120,11 @@ impl State {
         for statement in [
             "UPDATE tunnel SET archived_at = $1 WHERE id = $2",
             "UPDATE certificate SET archived_at = $1 WHERE tunnel = $2 AND archived_at IS NULL",
-            "UPDATE connector_credential SET refused_at = $1
-             WHERE tunnel = $2 AND (refused_at IS NULL OR refused_at > $1)",
-            "UPDATE connector_credential SET cut_at = $1
-             WHERE tunnel = $2 AND (cut_at IS NULL OR cut_at > $1)",
         ] {
             change.stamp(statement, id).await?;
         }
+        let both = ["refused_at", "cut_at"];
+        change.end_credentials(id, None, &both, by.now).await?;
         change.finish(id, "tunnel_archived", reason).await
     }
 

@@ -51,6 +51,7 @@ pub(super) const TABLES: &[Table] = &[
             "refused_at",
             "cut_at",
             "last_used_at",
+            "stamped_at",
         ],
         numbers: &[
             "position",
@@ -58,6 +59,7 @@ pub(super) const TABLES: &[Table] = &[
             "refused_at",
             "cut_at",
             "last_used_at",
+            "stamped_at",
         ],
         kept: false,
     },

@@ -110,7 +110,7 @@ async fn a_damaged_backup_changes_nothing(given: Stage) {
         without_row,
         text.replace("\"table\":\"tunnel\"", "\"table\":\"sqlite_master\""),
         text.replace("\"position\":1", "\"position\":\"1\""),
-        text.replace("\"schema\":2", "\"schema\":3"),
+        text.replace("\"schema\":3", "\"schema\":4"),
     ] {
         let refused = Backup::read(damaged.as_bytes());
         assert!(refused.is_err(), "{damaged}");

@@ -209,25 +209,29 @@ async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(given: Stage
 }
 
 async fn a_change_counts_the_edges_that_act_on_it(given: Stage) {
-    let (state, now) = (&given.state, given.clock.seconds());
+    let state = &given.state;
     let (_, number) = state.create_tunnel(&given.by(), None).await.unwrap();
-    state.beat("a", number, true, now).await.unwrap();
-    state.beat("b", number - 1, true, now).await.unwrap();
-    let count = async |at| {
-        let enforced = state.enforced(number, at).await.unwrap();
+    state.beat("a", number, true).await.unwrap();
+    state.beat("b", number - 1, true).await.unwrap();
+    let count = async || {
+        let enforced = state.enforced(number).await.unwrap();
         (enforced.instances, enforced.of)
     };
-    assert_eq!(count(now).await, (1, 2));
-    state.beat("b", number, true, now).await.unwrap();
-    assert_eq!(count(now).await, (2, 2));
-    state.beat("a", number, true, now + 9).await.unwrap();
-    assert_eq!(
-        count(now + 10).await,
-        (1, 1),
-        "a silent edge is not waited for"
-    );
+    assert_eq!(count().await, (1, 2));
+    state.beat("b", number, true).await.unwrap();
+    assert_eq!(count().await, (2, 2));
+    silence(&given, "b").await;
+    assert_eq!(count().await, (1, 1), "a silent edge is not waited for");
+    state.beat("b", number, true).await.unwrap();
     state.leave("a").await.unwrap();
-    assert_eq!(count(now).await, (1, 1));
+    assert_eq!(count().await, (1, 1));
+}
+
+/// As if this edge had not been seen for ten seconds.
+async fn silence(given: &Stage, edge: &str) {
+    let query = format!("UPDATE instance SET seen_at = seen_at - 10 WHERE id = '{edge}'");
+    let pool = given.state.pool();
+    sqlx::query(&query).execute(pool).await.unwrap();
 }
 
 async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_not(given: Stage) {
@@ -240,13 +244,13 @@ async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_
         address: "192.0.2.1:5000".to_owned(),
     };
     for edge in ["a", "b"] {
-        state.beat(edge, 0, true, by.now).await.unwrap();
+        state.beat(edge, 0, true).await.unwrap();
     }
     state
-        .report_live("a", &[row("r1"), row("r2")], by.now)
+        .report_live("a", &[row("r1"), row("r2")])
         .await
         .unwrap();
-    state.report_live("b", &[row("r1")], by.now).await.unwrap();
+    state.report_live("b", &[row("r1")]).await.unwrap();
     let page = Page {
         before: None,
         limit: 20,
@@ -260,18 +264,11 @@ async fn live_connections_of_all_edges_are_listed_and_those_of_a_silent_one_are_
         .collect();
     let wanted = [("r1", "a"), ("r1", "b"), ("r2", "a")].map(|(r, i)| (r.to_owned(), i.to_owned()));
     assert_eq!(seen, wanted);
-    state.report_live("a", &[], by.now).await.unwrap();
+    state.report_live("a", &[]).await.unwrap();
     assert_eq!(live().await.len(), 1);
-    state.beat("a", 0, true, by.now + 11).await.unwrap();
-    state
-        .report_live("a", &[row("r2")], by.now + 11)
-        .await
-        .unwrap();
-    assert_eq!(
-        live().await.len(),
-        1,
-        "b was not heard of for eleven seconds"
-    );
+    silence(&given, "b").await;
+    state.report_live("a", &[row("r2")]).await.unwrap();
+    assert_eq!(live().await.len(), 1, "b was not heard of for ten seconds");
 }
 
 async fn autonomous_systems_need_a_table_on_every_edge_that_serves(given: Stage) {
@@ -284,9 +281,9 @@ async fn autonomous_systems_need_a_table_on_every_edge_that_serves(given: Stage)
     };
     let put = async || state.put_access(&by, &id, &access, None).await;
     put().await.expect("nobody serves yet");
-    state.beat("a", 0, true, by.now).await.unwrap();
+    state.beat("a", 0, true).await.unwrap();
     put().await.unwrap();
-    state.beat("b", 0, false, by.now).await.unwrap();
+    state.beat("b", 0, false).await.unwrap();
     let refused = put().await.unwrap_err().to_string();
     assert!(
         refused.starts_with("asns: 1 of 2 edges have no asn_file"),
@@ -298,11 +295,12 @@ async fn autonomous_systems_need_a_table_on_every_edge_that_serves(given: Stage)
     };
     state.put_access(&by, &id, &open, None).await.unwrap();
     // One that is configured anew has the same place, one that is gone has none.
-    state.beat("b", 0, true, by.now).await.unwrap();
+    state.beat("b", 0, true).await.unwrap();
     put().await.unwrap();
-    state.beat("b", 0, false, by.now).await.unwrap();
+    state.beat("b", 0, false).await.unwrap();
     state.leave("b").await.unwrap();
     put().await.unwrap();
-    state.beat("b", 0, false, by.now - 10).await.unwrap();
+    state.beat("b", 0, false).await.unwrap();
+    silence(&given, "b").await;
     put().await.expect("it was not seen for long enough");
 }
