@@ -3,6 +3,10 @@
 use super::{SKEW, Verified};
 use crate::state::{Issuer, Mark, WithoutJti, sha256};
 
+/// How much longer than it could be taken by this edge's clock a use is remembered, seconds: the edge whose
+/// clock is fastest forgets for all, and the one whose clock is slowest still takes the token.
+const CLOCKS: u64 = 600;
+
 /// What is used up by the exchange. A token without `jti` cannot be told from its copy, so what becomes of
 /// it is the issuer's to say. `None`: the token is good for any number of exchanges.
 pub fn mark(issuer: &Issuer, verified: &Verified, assertion: &str) -> Option<Mark> {
@@ -18,6 +22,6 @@ pub fn mark(issuer: &Issuer, verified: &Verified, assertion: &str) -> Option<Mar
     Some(Mark {
         issuer: issuer.id.clone(),
         mark,
-        expires_at: verified.expires_at.saturating_add(SKEW + 1),
+        expires_at: verified.expires_at.saturating_add(SKEW + 1 + CLOCKS),
     })
 }

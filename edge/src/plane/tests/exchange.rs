@@ -201,7 +201,8 @@ async fn an_assertion_is_good_once_on_all_edges(stage: Stage) {
     // As long as clocks may differ it would be good, so its use is remembered.
     served.stage.clock.advance(629);
     let now = served.stage.clock.seconds();
-    served.stage.state.sweep(now).await.unwrap();
+    // The clock of the edge that forgets may be ten minutes ahead of the one that is asked.
+    served.stage.state.sweep(now + 600).await.unwrap();
     assert_eq!(served.buy(&assertion).await.status, 401);
     assert!(refusal(&served).await.contains("jti_reused"));
 }
