@@ -176,7 +176,8 @@ fn authority(
     let url = url.ok_or(ConfigError::Missing { key, next: NEXT })?;
     let bad = |reason| ConfigError::Value {
         key,
-        value: url.to_owned(),
+        // What stands before an @ is a password, wherever a wrong URL has it.
+        value: (if url.contains('@') { "…@…" } else { url }).to_owned(),
         reason,
         next: NEXT,
     };
@@ -231,8 +232,10 @@ mod tests {
         for except in ["api.edge.example", ".edge.example", "x, edge.example", "*"] {
             assert!(!used(except), "{except}");
         }
-        let secret = Some("http://user:password@proxy.corp");
-        assert!(ForwardProxy::for_host(secret, "", "api.edge.example").is_err());
+        for url in ["http://user:canary@proxy.corp", "user:canary@[", "socks5://user:canary@x:1"] {
+            let error = ForwardProxy::for_host(Some(url), "", "api.edge.example").unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        }
         let none = ForwardProxy::for_host(None, "", "api.edge.example").unwrap();
         assert!(none.is_none());
     }
