@@ -3,6 +3,8 @@
 //! What is malformed is named. Everything else that is wrong is one answer, the same for an unknown
 //! rule and a wrong signature; the reason is in the audit log under the answer's `request-id`.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::HeaderMap;
 
@@ -26,6 +28,7 @@ impl Plane {
     pub(super) async fn exchange(
         &self,
         by: &By,
+        source: IpAddr,
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Good, Failed> {
@@ -36,24 +39,33 @@ impl Plane {
             body::json(body, headers)
         };
         let result = match asked {
-            Ok(asked) => self.exchange_asked(by, &asked).await,
+            Ok(asked) => self.exchange_asked(by, source, &asked).await,
             Err(failed) => Err(failed),
         };
         result.map_err(|failed| if form { failed.oauth() } else { failed })
     }
 
-    async fn exchange_asked(&self, by: &By, asked: &api::Exchange) -> Result<Good, Failed> {
+    async fn exchange_asked(
+        &self,
+        by: &By,
+        source: IpAddr,
+        asked: &api::Exchange,
+    ) -> Result<Good, Failed> {
         let (assertion, issued) = presented(asked)?;
         let rule = named_rule(asked)?;
-        self.limits.rule(rule, self.settings.clock.boot())?;
+        self.limits.rule(rule, source, self.settings.clock.boot())?;
         match self.buy(by, asked, assertion, rule).await {
-            Ok((token, expires_in, scope)) => Ok(Good::json(&api::AccessToken {
-                access_token: token.expose().to_owned(),
-                token_type: "Bearer".to_owned(),
-                expires_in,
-                scope: scope.to_owned(),
-                issued_token_type: issued.map(str::to_owned),
-            })),
+            Ok((token, expires_in, scope)) => {
+                let now = self.settings.clock.boot();
+                self.limits.bought(rule, source, now);
+                Ok(Good::json(&api::AccessToken {
+                    access_token: token.expose().to_owned(),
+                    token_type: "Bearer".to_owned(),
+                    expires_in,
+                    scope: scope.to_owned(),
+                    issued_token_type: issued.map(str::to_owned),
+                }))
+            }
             Err(Denied::Database(error)) => Err(error.into()),
             Err(denied) => {
                 self.write_down(by, rule, &denied.reason()).await;

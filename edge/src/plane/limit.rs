@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::answer::Failed;
+use super::share::Shares;
 use crate::buckets::Buckets;
 pub use crate::buckets::Rate;
 use crate::source::network;
@@ -17,7 +18,8 @@ pub struct Rates {
     pub requests: Rate,
     /// Token exchanges of a source.
     pub exchanges: Rate,
-    /// Token exchanges under a rule, from everywhere.
+    /// Token exchanges under a rule: so many each for sources that bought something under it lately, for
+    /// those of which nothing is known, and for the others.
     pub rule: Rate,
     /// Requests of a source with a token that proves nothing.
     pub failures: Rate,
@@ -43,7 +45,7 @@ impl Default for Rates {
 pub(super) struct RateLimits {
     requests: Buckets<IpAddr>,
     exchanges: Buckets<IpAddr>,
-    rules: Buckets<String>,
+    rules: Shares,
     failures: Buckets<IpAddr>,
     audited: Buckets<()>,
 }
@@ -53,7 +55,7 @@ impl RateLimits {
         Self {
             requests: Buckets::new(rates.requests),
             exchanges: Buckets::new(rates.exchanges),
-            rules: Buckets::new(rates.rule),
+            rules: Shares::new(rates.rule),
             failures: Buckets::new(rates.failures),
             audited: Buckets::new(rates.audited),
         }
@@ -67,8 +69,17 @@ impl RateLimits {
         taken(&self.exchanges, network(source), now)
     }
 
-    pub(super) fn rule(&self, rule: &str, now: Duration) -> Result<(), Failed> {
-        taken(&self.rules, rule.to_owned(), now)
+    pub(super) fn rule(&self, rule: &str, source: IpAddr, now: Duration) -> Result<(), Failed> {
+        if self.rules.take(rule, network(source), now) {
+            Ok(())
+        } else {
+            Err(too_often(self.rules.rate()))
+        }
+    }
+
+    /// What a source buys makes it known to the rule.
+    pub(super) fn bought(&self, rule: &str, source: IpAddr, now: Duration) {
+        self.rules.bought(rule, network(source), now);
     }
 
     /// Whether a source that failed too often may try again; takes nothing.

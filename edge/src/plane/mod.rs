@@ -18,6 +18,7 @@ mod limit;
 mod list;
 mod route;
 mod secret;
+mod share;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -151,7 +152,7 @@ impl Plane {
         if route.endpoint == Endpoint::Exchange {
             self.limits.exchange(source, boot)?;
             let body = body::read(body, body::LONGEST).await?;
-            return self.exchange(&by, &parts.headers, &body).await;
+            return self.exchange(&by, source, &parts.headers, &body).await;
         }
         if !route.endpoint.is_public() {
             self.limits.authentication(source, boot)?;

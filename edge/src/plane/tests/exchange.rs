@@ -1,5 +1,8 @@
 //! Token exchange over HTTP: what is named, what is opaque, what is written down.
 
+use std::io::ErrorKind;
+use std::net::TcpListener;
+
 use http::Method;
 use process::base64;
 use serde_json::{Value, json};
@@ -7,7 +10,7 @@ use serde_json::{Value, json};
 use super::http_client::{Answer, Served};
 use crate::plane::Rates;
 use crate::plane::limit::Rate;
-use crate::state::{Issuer, Rule, WithoutJti};
+use crate::state::{Issuer, KeySource, Rule, WithoutJti};
 use crate::tests::clock::START;
 use crate::tests::issuer::{Signer, claims, issuer, rule};
 use crate::tests::on_both;
@@ -22,6 +25,7 @@ on_both!(
     the_life_of_a_token_is_bounded_by_rule_and_assertion,
     rfc_8693_goes_by_the_same_rules_and_answers_in_its_own_form,
     exchanges_are_limited_by_source_and_by_rule_before_any_signature,
+    a_flood_of_exchanges_under_a_rule_locks_nobody_out_of_it,
 );
 
 async fn refusal(served: &Served) -> String {
@@ -309,6 +313,27 @@ async fn rfc_8693_goes_by_the_same_rules_and_answers_in_its_own_form(stage: Stag
     );
 }
 
+/// An issuer whose keys are fetched, and what would be asked for them.
+async fn fetched(served: &mut Served) -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    let (kept, by) = (&served.stage.state, served.stage.by());
+    let issuer = Issuer {
+        name: "fetched".to_owned(),
+        keys: KeySource::ExplicitUrl { url },
+        allowed_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        ..issuer(Vec::new())
+    };
+    let issuer = kept.add_issuer(&by, &issuer).await.unwrap();
+    let rule = Rule {
+        name: "fetched".to_owned(),
+        ..rule(&issuer.id)
+    };
+    served.rule = kept.add_rule(&by, &rule).await.unwrap();
+    listener
+}
+
 async fn exchanges_are_limited_by_source_and_by_rule_before_any_signature(stage: Stage) {
     let rate = |burst| Rate {
         burst,
@@ -316,28 +341,68 @@ async fn exchanges_are_limited_by_source_and_by_rule_before_any_signature(stage:
     };
     let rates = Rates {
         exchanges: rate(6),
-        rule: rate(3),
+        rule: rate(2),
         audited: rate(2),
         ..Rates::default()
     };
     let mut served = Served::with_rates(stage, rates).await;
-    assert_eq!(served.buy("x").await.status, 401);
-    assert_eq!(served.buy("x").await.status, 401);
-    assert_eq!(
-        served.buy("x").await.status,
-        429,
-        "the rule's three are used, one by the first token"
-    );
+    let listener = fetched(&mut served).await;
+    let good = served.assertion("good");
+    for _ in 0..2 {
+        assert_eq!(served.buy("x").await.status, 401);
+    }
+    for source in [[192, 0, 2, 1], [192, 0, 2, 2]] {
+        assert_eq!(served.buy_from(source, "x").await, 401, "strangers");
+    }
+    assert_eq!(served.buy_from([192, 0, 2, 3], &good).await, 429);
+    assert_eq!(served.buy(&good).await.status, 429, "the rule's are used");
     served.rule.id = "fdrl_0".to_owned();
-    assert_eq!(served.buy("x").await.status, 401);
-    assert_eq!(served.buy("x").await.status, 401);
-    let stopped = served.buy(&served.assertion("good")).await;
+    for _ in 0..2 {
+        assert_eq!(served.buy("x").await.status, 401);
+    }
+    let stopped = served.buy(&good).await;
     assert_eq!(stopped.status, 429, "the source's six are used");
     assert_eq!(stopped.headers["retry-after"], "10");
+    let asked = listener.accept().unwrap_err();
+    assert_eq!(asked.kind(), ErrorKind::WouldBlock, "no key was asked for");
     let refused = served.stage.state.audit(u64::MAX, 100).await.unwrap();
     let refused = refused
         .iter()
         .filter(|row| row.outcome == "refused")
         .count();
     assert_eq!(refused, 2, "a flood does not fill the database");
+}
+
+async fn a_flood_of_exchanges_under_a_rule_locks_nobody_out_of_it(stage: Stage) {
+    let rates = Rates {
+        rule: Rate {
+            burst: 20,
+            per_minute: 6,
+        },
+        ..Rates::default()
+    };
+    let served = Served::with_rates(stage, rates).await;
+    let mut looked_at = 0;
+    for attacker in 1..=10 {
+        for _ in 0..30 {
+            let status = served.buy_from([192, 0, 2, attacker], "x").await;
+            assert!(status == 401 || status == 429, "{status}");
+            looked_at += u32::from(status == 401);
+        }
+    }
+    assert_eq!(
+        looked_at, 30,
+        "ten first tries, and the share of those who tried"
+    );
+    let first = served.assertion("its first");
+    assert_eq!(served.buy_from([198, 51, 100, 1], &first).await, 200);
+    // So many that no stranger gets through: whoever bought something lately does.
+    for attacker in 1..=100 {
+        served.buy_from([203, 0, 113, attacker], "x").await;
+    }
+    let stranger = served.buy_from([198, 51, 100, 2], &served.assertion("b"));
+    assert_eq!(stranger.await, 429);
+    let known = served.buy_from([198, 51, 100, 1], &served.assertion("c"));
+    assert_eq!(known.await, 200);
+    assert_eq!(served.buy(&served.assertion("d")).await.status, 200);
 }

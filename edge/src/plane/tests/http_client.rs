@@ -28,6 +28,7 @@ pub(super) struct Served {
     pub(super) rule: Rule,
     /// An access token that was bought by the rule.
     pub(super) token: String,
+    plane: Plane,
     tasks: Tasks,
 }
 
@@ -90,6 +91,7 @@ impl Served {
             issuer,
             rule,
             token: String::new(),
+            plane: plane.clone(),
             tasks: Tasks::new(),
         };
         served
@@ -108,14 +110,28 @@ impl Served {
     }
 
     pub(super) async fn buy(&self, assertion: &str) -> Answer {
+        let body = self.exchange(assertion);
+        self.send(Method::POST, "/v1/oauth/token", &[], &body).await
+    }
+
+    /// As if it came from this address.
+    pub(super) async fn buy_from(&self, source: [u8; 4], assertion: &str) -> StatusCode {
+        let request = Request::post("/v1/oauth/token")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(self.exchange(assertion))))
+            .unwrap();
+        let peer = SocketAddr::from((source, 5000));
+        self.plane.answer(request, peer).await.status()
+    }
+
+    fn exchange(&self, assertion: &str) -> String {
         let body = serde_json::json!({
             "grant_type": api::grant::JWT_BEARER,
             "assertion": assertion,
             "federation_rule_id": self.rule.id,
             "organization_id": "0d9e9b52-8f0e-4c6e-9a55-7f4b6e1c2a10",
         });
-        self.send(Method::POST, "/v1/oauth/token", &[], &body.to_string())
-            .await
+        body.to_string()
     }
 
     pub(super) async fn get(&self, path: &str) -> Answer {
