@@ -60,7 +60,8 @@ impl From<sqlx::Error> for BackupError {
 }
 
 impl State {
-    /// Writes what the database holds at one moment. The number of rows.
+    /// Writes what the database holds at one moment. The number of rows. The database is done with before
+    /// the first line is written: whoever reads may take as long as they like.
     ///
     /// # Errors
     ///
@@ -76,17 +77,20 @@ impl State {
             "change": change,
             "taken_at": api::Timestamp::from_seconds(by.now).to_string(),
         });
-        writeln!(out, "{head}")?;
-        let mut rows = 0;
+        let mut lines = Vec::new();
         for table in TABLES {
             let query = format!("SELECT {} FROM {}", table.columns.join(", "), table.name);
             for row in sqlx::query(&query).fetch_all(&mut *transaction).await? {
                 let line = json!({ "table": table.name, "row": table.read(&row)? });
-                writeln!(out, "{line}")?;
-                rows += 1;
+                lines.push(line.to_string());
             }
         }
         transaction.rollback().await?;
+        writeln!(out, "{head}")?;
+        for line in &lines {
+            writeln!(out, "{line}")?;
+        }
+        let rows = lines.len() as u64;
         writeln!(out, "{}", json!({ "end": rows }))?;
         let entry = Entry {
             action: "state_backed_up",

@@ -1,5 +1,9 @@
 //! Backup and restore, from each database to each.
 
+use std::io::Write;
+
+use sqlx::Connection;
+
 use crate::state::{Backup, BackupError, Grant, Mark, Rotation, Scope, sha256};
 use crate::tests::issuer::{Signer, issuer, rule};
 use crate::tests::on_both;
@@ -11,6 +15,58 @@ on_both!(
     a_damaged_backup_changes_nothing,
     a_restore_ends_access_tokens_and_makes_no_used_assertion_good_again,
 );
+
+/// Takes each line as late as it likes: meanwhile the database ends every transaction that waits for it,
+/// as it does by itself after ten seconds.
+struct Pausing {
+    url: String,
+    taken: Vec<u8>,
+}
+
+impl Write for Pausing {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let url = self.url.clone();
+        let pause = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
+                let end = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE state LIKE 'idle in transaction%' AND datname = current_database()";
+                let (ended,): (i64,) = sqlx::query_as(end)
+                    .fetch_one(&mut connection)
+                    .await
+                    .unwrap();
+                ended
+            })
+        });
+        assert_eq!(
+            pause.join().unwrap(),
+            0,
+            "a transaction waits for the reader"
+        );
+        self.taken.write(buffer)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_backup_waits_for_its_reader_in_no_transaction() {
+    let given = Stage::postgres().await;
+    let by = given.by();
+    let id = given.state.create_tunnel(&by, None).await.unwrap().0.id;
+    let url = given.url.clone();
+    let taken = Vec::new();
+    let mut reader = Pausing { url, taken };
+    given.state.backup(&by, &mut reader).await.unwrap();
+    let target = Stage::sqlite().await;
+    let file = read(&reader.taken);
+    target.state.restore(&by, &file).await.unwrap();
+    assert!(target.state.tunnel(&id).await.unwrap().is_some());
+}
 
 async fn backup(given: &Stage) -> Vec<u8> {
     let mut file = Vec::new();
