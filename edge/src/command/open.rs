@@ -148,13 +148,16 @@ impl StateOptions {
 /// Why the state is not opened.
 pub(super) fn unopened(error: &OpenError) -> Failure {
     let exit = match error {
-        OpenError::Connect(_) => Exit::Unavailable,
+        OpenError::Connect(_) | OpenError::Unreachable { .. } => Exit::Unavailable,
         _ => Exit::Config,
     };
     let failure = Failure::new(exit, "cannot open the state").caused_by(error);
     match error {
         OpenError::Unprotected { .. } => failure.next(
             "add ?sslmode=verify-full to the database's URL, and &sslrootcert=PATH unless a public CA signed its certificate; sslmode=disable where nobody can stand in between",
+        ),
+        OpenError::Unreachable { .. } => failure.next(
+            "see whether it runs there and whether a firewall lets this machine in, or correct the URL in the file that --database-url-file names",
         ),
         _ => failure,
     }

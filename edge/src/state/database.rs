@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::AnyPoolOptions;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, Connection, Executor};
 use thiserror::Error;
@@ -52,6 +52,15 @@ pub enum OpenError {
     /// The database cannot be reached or opened.
     #[error("cannot open the database")]
     Connect(#[source] sqlx::Error),
+    /// The server did not take a connection within three seconds.
+    #[error("PostgreSQL at {at} takes no connection")]
+    Unreachable {
+        /// Host and port, or directory of the socket.
+        at: String,
+        /// What the last try ended in.
+        #[source]
+        source: sqlx::Error,
+    },
     /// Its schema is not ours.
     #[error("cannot bring the database to this program's schema")]
     Schema(#[from] SchemaError),
@@ -87,11 +96,19 @@ impl State {
             .max_connections(CONNECTIONS)
             .acquire_timeout(PATIENCE)
             .after_connect(|connection, _| Box::pin(prepare(connection)))
-            .connect_with(options)
-            .await
-            .map_err(OpenError::Connect)?;
+            .connect_with(options.clone());
+        let pool = match pool.await {
+            Err(sqlx::Error::PoolTimedOut) => return Err(unreachable(url, &options).await),
+            pool => pool.map_err(OpenError::Connect)?,
+        };
+        let kind = if url.starts_with("sqlite:") {
+            "SQLite"
+        } else {
+            "PostgreSQL"
+        };
         Ok(Self {
             pool,
+            clock: instance::clock(kind),
             seal: Arc::new(seal),
             settings: Arc::new(settings),
         })
@@ -107,20 +124,27 @@ impl State {
     ///
     /// # Errors
     ///
-        let kind = if url.starts_with("sqlite:") {
-            "SQLite"
-        } else {
-            "PostgreSQL"
-        };
     /// As [`open`](Self::open).
     pub fn check_url(url: &str) -> Result<(), OpenError> {
-            clock: instance::clock(kind),
         transport::options(url).map(drop)
     }
 
     /// The URL of an `SQLite` file that is made when it is absent.
     pub fn file_url(path: &Path) -> String {
         format!("sqlite://{}?mode=rwc", path.display())
+    }
+}
+
+/// The pool knows that it has waited, and not for what: one try outside it does.
+async fn unreachable(url: &str, options: &AnyConnectOptions) -> OpenError {
+    let tried = tokio::time::timeout(PATIENCE, AnyConnection::connect_with(options)).await;
+    let source = match tried {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
+    };
+    match transport::address(url) {
+        Some(at) => OpenError::Unreachable { at, source },
+        None => OpenError::Connect(source),
     }
 }
 
@@ -204,6 +228,24 @@ mod tests {
             .collect();
         found.sort();
         found
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_told_with_its_address_and_the_cause() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = port.local_addr().unwrap().port();
+        let url = format!("postgres://edge:canary@127.0.0.1:{port}/edge");
+        let settings = Settings {
+            edge: "edge.test".to_owned(),
+            reveal: true,
+        };
+        let error = State::open(&url, Seal::new(&[7; 32]).unwrap(), settings).await;
+        let error = error.unwrap_err();
+        let wanted = format!("PostgreSQL at 127.0.0.1:{port} takes no connection");
+        assert_eq!(error.to_string(), wanted);
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("onnection refused"), "{cause}");
+        assert!(!format!("{error:?}").contains("canary"));
     }
 
     #[tokio::test]

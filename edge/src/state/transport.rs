@@ -49,6 +49,13 @@ pub(super) fn options(url: &str) -> Result<AnyConnectOptions, OpenError> {
     Ok(options)
 }
 
+/// Where the server of `url` is, without whom it is asked as; `None`: there is none.
+pub(super) fn address(url: &str) -> Option<String> {
+    let read: PgConnectOptions = (!url.starts_with("sqlite:")).then(|| url.parse().ok())??;
+    let socket = read.get_socket().map(|path| path.display().to_string());
+    Some(socket.unwrap_or_else(|| format!("{}:{}", read.get_host(), read.get_port())))
+}
+
 /// Whether a word is the URL of a database at all is told before what is wrong with it.
 fn known(url: &str, error: sqlx::Error) -> OpenError {
     let schemes = ["sqlite:", "postgres:", "postgresql:"];
