@@ -183,11 +183,10 @@ pub(super) async fn door(
     connector.connect(name, tcp).await.unwrap()
 }
 
-pub(super) async fn grown(program: &Program, before: u64) {
-    until("memory within its bound", async || {
-        (program.memory().saturating_sub(before) < GROWTH).then_some(())
-    })
-    .await;
+/// `before`: the most that it had until then.
+pub(super) fn grown(program: &Program, before: u64, what: &str) {
+    let grown = program.peak().saturating_sub(before);
+    assert!(grown < GROWTH, "{what}: {grown} KiB more at its height");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,7 +195,7 @@ async fn floods_of_frames_at_either_door_end_with_their_connection_or_do_no_harm
         "client_ca_files: [FOLDER/client-ca.pem], streams: 1000, connections_per_minute: 1000000";
     let stand = Stand::start(1, clients).await;
     stand.links(2).await;
-    let before = stand.edge.memory();
+    let before = stand.edge.peak();
     let other = Stand::start(1, clients).await;
     let mut well = Caller::door(&stand);
     let (api, agents) = (format!("api.{EDGE}"), format!("agents.{EDGE}"));
@@ -225,7 +224,7 @@ async fn floods_of_frames_at_either_door_end_with_their_connection_or_do_no_harm
             };
             well.beside(&format!("{what} at {name}"), [&stand, &other], harm)
                 .await;
-            grown(&stand.edge, before).await;
+            grown(&stand.edge, before, what);
         }
     }
     drop(well);
@@ -280,7 +279,7 @@ fn breaches() -> Vec<(&'static str, Vec<u8>)> {
 async fn a_proxy_that_breaks_the_rules_of_http2_loses_its_connection_and_no_other() {
     let stand = Stand::start(1, OPEN).await;
     stand.links(2).await;
-    let before = stand.edge.memory();
+    let before = stand.edge.peak();
     let mut ended = 0;
     for (what, bytes) in breaches() {
         let mut stream = attach(&stand, "secret-a").await.ok().unwrap();
@@ -314,7 +313,7 @@ async fn a_proxy_that_breaks_the_rules_of_http2_loses_its_connection_and_no_othe
         well.beside(what, [&stand, &other], harm).await;
     }
     stand.links(2).await;
-    grown(&stand.edge, before).await;
+    grown(&stand.edge, before, "all of it");
     let mut line = stand.line().await.unwrap();
     assert_eq!(line.get("/well").await.unwrap().status, 200);
     assert!(!stand.edge.log().contains("panicked"));

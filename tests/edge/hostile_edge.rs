@@ -62,7 +62,7 @@ fn strange(number: u32, _: &str) -> Vec<u8> {
 async fn an_edge_that_floods_a_proxy_loses_its_connection_or_does_no_harm_and_another_edge_serves_on()
  {
     let between = Between::start().await;
-    let before = between.proxy.memory();
+    let before = between.proxy.peak();
     let floods: [(&str, Flood, u32); 7] = [
         ("connects", connect, 30_000),
         ("strange names", strange, 30_000),
@@ -83,7 +83,7 @@ async fn an_edge_that_floods_a_proxy_loses_its_connection_or_does_no_harm_and_an
             "{what}: {outcome:?}"
         );
         between.serves(what).await;
-        grown(&between.proxy, before).await;
+        grown(&between.proxy, before, what);
     }
     until("the end of all that came with the floods", async || {
         (between.proxy.metric("keyward_connections").await == 0).then_some(())

@@ -10,7 +10,7 @@ use process::Tasks;
 use serde_json::{Value, json};
 
 use super::servers::{Holding, Server, ok};
-use crate::assertion::{KeyStore, Refusal, Resolver, system_resolver, verify};
+use crate::assertion::{FetchError, KeyStore, Refusal, Resolver, system_resolver, verify};
 use crate::state::{Issuer, KeySource};
 use crate::tests::clock::{START, StandingClock};
 use crate::tests::issuer::{Signer, claims, issuer, rule};
@@ -358,10 +358,38 @@ async fn no_private_address_is_dialled_by_whatever_name() {
         let source = KeySource::ExplicitUrl { url: url.clone() };
         let mut world = World::new("https://issuer.test", source, system_resolver());
         world.issuer.allowed_networks.clear();
-        let error = world.check(&signer, "a").await.unwrap_err();
-        assert!(matches!(error, Refusal::Keys(_)), "{url}: {error}");
+        is_private(&world.check(&signer, "a").await, &url);
     }
     assert_eq!(server.asked(), 0);
+    // Of a name with HTTPS on port 443 everything else is as it should be.
+    for address in [
+        "127.0.0.1",
+        "10.1.2.3",
+        "169.254.169.254",
+        "100.64.0.1",
+        "::1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "::ffff:10.1.2.3",
+        "2002:7f00:1::1",
+    ] {
+        let found = SocketAddr::new(address.parse().unwrap(), 443);
+        let resolver: Resolver = Arc::new(move |_, _| Box::pin(async move { Ok(vec![found]) }));
+        let source = KeySource::ExplicitUrl {
+            url: "https://issuer.test/keys".to_owned(),
+        };
+        let mut world = World::new("https://issuer.test", source, resolver);
+        world.issuer.allowed_networks.clear();
+        is_private(&world.check(&signer, "a").await, address);
+    }
+}
+
+fn is_private(checked: &Result<(), Refusal>, whose: &str) {
+    let Err(Refusal::Keys(error)) = checked else {
+        panic!("{whose}: {checked:?}")
+    };
+    let private = matches!(**error, FetchError::Private { .. });
+    assert!(private, "{whose}: {error}");
 }
 
 #[tokio::test]
