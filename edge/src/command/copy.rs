@@ -12,7 +12,11 @@ use super::open::{self, Session, StateOptions};
 use super::output::{failed, print};
 use crate::state::{Backup, BackupError, SchemaError, State};
 
-/// To somebody whose tokens do not open after a restore.
+/// To whom a restore opened what was not open.
+const OPENED: &str = "go through opened: it was not open here before, and whatever of it was ended after the backup was taken must be ended again (keyward-edge secret archive, token rotate, access set, rule archive)";
+/// To somebody whose proxies have no token after it.
+const WITHOUT_TOKEN: &str = "the token of each of tunnels_without_token was rotated after the backup was taken, and neither opens anything: keyward-edge token rotate TUNNEL makes one";
+/// To somebody whose tokens do not open after it.
 const NEXT: &str = "put the seal.key that was beside the backed-up state into this state's directory, mode 0600, and start the edge again; without it these tokens still connect but cannot be revealed: keyward-edge token rotate TUNNEL makes new ones";
 
 #[derive(Debug, clap::Args)]
@@ -119,12 +123,25 @@ fn read(file: &Path) -> Result<Backup, BackupError> {
 
 async fn put_back(file: &Path, backup: &Backup, state: &State) -> Result<Value, Failure> {
     let restored = state.restore(&open::by(), backup).await;
-    let rows = restored.map_err(|error| ended(&error))?;
+    let restored = restored.map_err(|error| ended(&error))?;
     let closed = state.closed_tokens().await;
     let closed = closed.map_err(|error| failed(&error.into()))?;
-    let mut told = json!({ "file": file, "rows": rows, "tokens_sealed_with_another_key": closed });
-    if let Some(members) = told.as_object_mut().filter(|_| closed > 0) {
-        members.insert("next".to_owned(), NEXT.into());
+    let next = [
+        (closed > 0, NEXT),
+        (!restored.opened.is_empty(), OPENED),
+        (!restored.without_token.is_empty(), WITHOUT_TOKEN),
+    ];
+    let next = next.into_iter().filter(|(is, _)| *is).map(|(_, text)| text);
+    let next = next.collect::<Vec<_>>().join(". ");
+    let mut told = json!({
+        "file": file,
+        "rows": restored.rows,
+        "tokens_sealed_with_another_key": closed,
+        "opened": restored.opened,
+        "tunnels_without_token": restored.without_token,
+    });
+    if let Some(members) = told.as_object_mut().filter(|_| !next.is_empty()) {
+        members.insert("next".to_owned(), next.into());
     }
     Ok(told)
 }

@@ -209,16 +209,19 @@ async fn suspended_and_archived_tunnels_say_so_and_a_restored_one_comes_back(giv
         .unwrap();
     assert_eq!(standing(&edge).await, Standing::Suspended);
     assert_eq!(edge.opens(&id, "s").await, Err(Refusal::Suspended));
+    let backup = Backup::read(file.as_slice()).ok().unwrap();
+    given.state.restore(&given.by(), &backup).await.unwrap();
+    assert_eq!(standing(&edge).await, Standing::Active);
+    edge.opens(&id, "s").await.unwrap();
     given
         .state
         .archive_tunnel(&given.by(), &id, None)
         .await
         .unwrap();
     assert_eq!(standing(&edge).await, Standing::Archived);
-    let backup = Backup::read(file.as_slice()).ok().unwrap();
     given.state.restore(&given.by(), &backup).await.unwrap();
-    assert_eq!(standing(&edge).await, Standing::Active);
-    edge.opens(&id, "s").await.unwrap();
+    assert_eq!(standing(&edge).await, Standing::Archived, "for good");
+    assert_eq!(edge.opens(&id, "s").await, Err(Refusal::Credential));
 }
 
 async fn a_change_counts_as_acted_on_once_nothing_is_bound_to_what_was_cut(given: Stage) {

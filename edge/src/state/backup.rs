@@ -3,18 +3,20 @@
 //! JSON lines: a head, one line a row, an end that counts them. Credentials are in it as in the
 //! database: digests, and tokens sealed by the key file, which is not in it. Access tokens and what is
 //! alive at the moment are left out. A restore never forgets: rows of the audit log and used assertions
-//! that are newer than the backup stay.
+//! that are newer than the backup stay, and what was ended since stays ended.
 
+mod reopened;
 mod table;
 
 use std::io::{BufRead, Write};
 
 use serde_json::{Map, Value, json};
+use sqlx::{Any, Transaction};
 use thiserror::Error;
 
-use super::{
-    By, DatabaseError, Entry, Outcome, SchemaError, State, audit, next, schema, signed, unsigned,
-};
+use super::{By, DatabaseError, Entry, Outcome, SchemaError, State, audit, next, schema, signed};
+use reopened::Before;
+pub use reopened::Reopened;
 use table::{DROPPED, TABLES, Table};
 
 /// Why there is no backup, or nothing was restored.
@@ -101,16 +103,17 @@ impl State {
     }
 
     /// Puts back what a backup holds, and the schema around it where there is none: all of it or nothing. Edges
-    /// that run act on it as on any change. The number of rows.
+    /// that run act on it as on any change. What it put there.
     ///
     /// # Errors
     ///
     /// [`BackupError`]: then nothing has changed.
-    pub async fn restore(&self, by: &By, backup: &Backup) -> Result<u64, BackupError> {
+    pub async fn restore(&self, by: &By, backup: &Backup) -> Result<Restored, BackupError> {
         let Backup { head, rows } = backup;
         let mut whole = schema::forward(&self.pool).await?;
         let transaction = &mut whole;
         let change = next(transaction, "change").await?;
+        let before = Before::read(transaction).await?;
         for table in DROPPED {
             let query = format!("DELETE FROM {table}");
             sqlx::query(&query).execute(&mut **transaction).await?;
@@ -119,9 +122,13 @@ impl State {
             let query = format!("DELETE FROM {}", table.name);
             sqlx::query(&query).execute(&mut **transaction).await?;
         }
+        let mut opened = Vec::new();
         for (table, row) in rows {
-            table.insert(transaction, row).await?;
+            let row = before.ended(table, row);
+            table.insert(transaction, &row).await?;
+            opened.extend(before.opened(table, &row, by.now));
         }
+        let without_token = without_token(transaction).await?;
         // Above both, so that every edge reads anew and no position is given twice.
         let number = change.max(head.change.saturating_add(1));
         sqlx::query("UPDATE sequence SET value = $1 WHERE name = 'change'")
@@ -135,15 +142,42 @@ impl State {
             .bind(highest.0.unwrap_or_default())
             .execute(&mut **transaction)
             .await?;
+        let reason = format!("{}, {} open again", head.taken_at, opened.len());
         let entry = Entry {
             action: "state_restored",
-            reason: Some(&head.taken_at),
+            reason: Some(&reason),
             ..Entry::default()
         };
         audit::write(transaction, by, entry, Outcome::Done).await?;
         whole.commit().await?;
-        Ok(unsigned(i64::try_from(rows.len()).unwrap_or(i64::MAX)))
+        Ok(Restored {
+            rows: rows.len(),
+            opened,
+            without_token,
+        })
     }
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// How many rows it put there.
+    pub rows: usize,
+    /// What is open now and was not before: what was ended after the backup was taken, and is not in this
+    /// state any more, is among it.
+    pub opened: Vec<Reopened>,
+    /// Tunnels of which the token in force was made after the backup, and is gone.
+    pub without_token: Vec<String>,
+}
+
+async fn without_token(
+    transaction: &mut Transaction<'static, Any>,
+) -> Result<Vec<String>, sqlx::Error> {
+    let query = "SELECT id FROM tunnel WHERE archived_at IS NULL AND id NOT IN
+        (SELECT tunnel FROM connector_credential WHERE kind = 'token' AND refused_at IS NULL)
+        ORDER BY position";
+    let found: Vec<(String,)> = sqlx::query_as(query).fetch_all(&mut **transaction).await?;
+    Ok(found.into_iter().map(|(id,)| id).collect())
 }
 
 struct Head {

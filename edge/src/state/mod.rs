@@ -40,7 +40,7 @@ use sqlx::{Any, AnyPool, Transaction};
 pub use access::Versioned;
 pub(crate) use access::check as check_access;
 pub use audit::{Audited, Entry, Outcome};
-pub use backup::{Backup, BackupError};
+pub use backup::{Backup, BackupError, Reopened, Restored};
 pub use bundle::CheckedBundle;
 pub use certificate::RegisteredCa;
 pub use credential::{Credential, Kind};

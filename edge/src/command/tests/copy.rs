@@ -25,23 +25,15 @@ async fn a_backup_is_private_never_overwritten_and_brings_everything_back() {
     );
     assert!(desk.run(&["backup", name]).await.is_err());
     let session = desk.session().await;
-    let before = session
-        .state
-        .reveal_token(&session.by, &id, None)
-        .await
-        .unwrap();
-    session
-        .state
-        .rotate_token(&session.by, &id, Rotation::default())
-        .await
-        .unwrap();
+    let (state, by) = (&session.state, &session.by);
+    let later = state.create_tunnel(by, None).await.unwrap().0.id;
+    let rotation = Rotation::default();
+    state.rotate_token(by, &id, rotation).await.unwrap();
     desk.run(&["restore", name]).await.unwrap();
-    let after = session
-        .state
-        .reveal_token(&session.by, &id, None)
-        .await
-        .unwrap();
-    assert_eq!(after, before);
+    assert!(state.tunnel(&later).await.unwrap().is_none());
+    let ended = state.reveal_token(by, &id, None).await;
+    assert!(ended.is_err(), "it was rotated, and stays so");
+    desk.run(&["token", "rotate", &id]).await.unwrap();
     let broken = desk.file("broken", "{}");
     assert_eq!(
         desk.run(&["restore", &broken]).await.unwrap_err().exit(),
