@@ -317,15 +317,7 @@ fn credential(tunnel: &str, raw: &RawSecret) -> Result<CredentialEntry, FixedErr
         text: raw.sha256.clone(),
         what: "SHA-256 in hexadecimal",
     };
-    let at = |place: usize| {
-        let pair = raw.sha256.get(2 * place..2 * place + 2);
-        pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())
-    };
-    if raw.sha256.len() != 64 {
-        return Err(bad());
-    }
-    let octets: Option<Vec<u8>> = (0..32).map(at).collect();
-    let sha256 = octets.and_then(|octets| octets.try_into().ok());
+    let sha256: pki::Fingerprint = raw.sha256.parse().map_err(|_| bad())?;
     let cut_at = raw.cut_at.map(|at| {
         let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at));
         time.ok_or_else(|| FixedError::Value {
@@ -336,7 +328,7 @@ fn credential(tunnel: &str, raw: &RawSecret) -> Result<CredentialEntry, FixedErr
     });
     Ok(CredentialEntry {
         id: raw.id.clone(),
-        sha256: sha256.ok_or_else(bad)?,
+        sha256: *sha256.octets(),
         accepts: raw.accepts,
         cut_at: cut_at.transpose()?,
     })

@@ -17,6 +17,7 @@ pub mod config;
 pub mod directory;
 pub mod fill;
 pub mod fixed;
+mod percent;
 pub mod pinned;
 pub mod plane;
 pub mod prepare;

@@ -5,6 +5,7 @@
 //! written as the tunnel knows it.
 
 use super::gate::Front;
+use crate::percent;
 
 /// `text`, a query or a form, with every `resource` that `front` leads to as the tunnel knows it; `None`:
 /// there is none.
@@ -13,7 +14,7 @@ pub(super) fn inward(text: &str, front: &Front, domain: &str) -> Option<String> 
     let parts = text.split('&').map(|part| {
         let known = part
             .strip_prefix("resource=")
-            .and_then(|value| front.read(&decoded(value)?))
+            .and_then(|value| front.read(&percent::decode(value)?))
             .map(|(route, path)| format!("https://{}.{domain}{path}", route.0));
         match known {
             Some(url) => {
@@ -25,24 +26,6 @@ pub(super) fn inward(text: &str, front: &Front, domain: &str) -> Option<String> 
     });
     let whole = parts.collect::<Vec<_>>().join("&");
     changed.then_some(whole)
-}
-
-/// The URL Standard, section 5.1.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let pair = [rest.next()?, rest.next()?];
-                let pair = std::str::from_utf8(&pair).ok()?;
-                u8::from_str_radix(pair, 16).ok()?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// RFC 3986 section 2.1, all but the unreserved characters.
@@ -83,6 +66,7 @@ mod tests {
             "resource=https%3A%2F%2Felsewhere.example%2Fmcp",
             "resource=http%3A%2F%2F127.0.0.1%3A1%2Fdocs%2Fmcp",
             "resource=%zz",
+            "resource=%+f",
             "a=b",
         ] {
             assert_eq!(inward(other, &path, "t.example"), None, "{other}");

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::answer::Failed;
 use crate::assertion::object;
+use crate::percent;
 
 /// Longest body, bytes.
 pub(super) const LONGEST: usize = 64 * 1024;
@@ -124,31 +125,13 @@ pub(super) fn form<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failed> {
     let mut object = serde_json::Map::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decoded = percent_decode(name).zip(percent_decode(value));
+        let decoded = percent::decode(name).zip(percent::decode(value));
         let (name, value) = decoded.ok_or_else(|| Failed::invalid("The body is not a form"))?;
         if object.insert(name, Value::String(value)).is_some() {
             return Err(Failed::invalid("The form has a name twice"));
         }
     }
     from_object(object)
-}
-
-/// `%41` and `+`; `None` for what is neither or is no UTF-8.
-pub(crate) fn percent_decode(text: &str) -> Option<String> {
-    let mut octets = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        octets.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                let value = digit(rest.next()?)? << 4 | digit(rest.next()?)?;
-                u8::try_from(value).ok()?
-            }
-            plain => plain,
-        });
-    }
-    String::from_utf8(octets).ok()
 }
 
 #[cfg(test)]

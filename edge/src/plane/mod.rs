@@ -45,7 +45,6 @@ use limit::RateLimits;
 use route::{Endpoint, Route};
 use shared::Shared;
 
-pub(crate) use body::percent_decode;
 pub use limit::{Rate, Rates};
 
 /// How long a change waits for every edge to act on it before it is answered.

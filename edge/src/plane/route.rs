@@ -4,6 +4,7 @@ use http::{Method, Uri};
 
 use super::answer::Failed;
 use super::body;
+use crate::percent;
 use crate::state::Identifier;
 
 /// Everything that is served. Pure data: who may call it is in `authenticate`.
@@ -146,7 +147,7 @@ fn read_query(text: &str) -> Result<Vec<(String, String)>, Failed> {
     let mut query: Vec<(String, String)> = Vec::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decoded = body::percent_decode(name).zip(body::percent_decode(value));
+        let decoded = percent::decode(name).zip(percent::decode(value));
         let (name, value) = decoded.ok_or_else(|| Failed::invalid("query: cannot be decoded"))?;
         if query.iter().any(|(known, _)| *known == name) {
             return Err(Failed::invalid(format!("{name}: is in the query twice")));

@@ -201,7 +201,9 @@ fn pin(text: String) -> Result<[u8; 32], ConfigError> {
     let digits = text.strip_prefix("sha256:").unwrap_or(&text);
     let octet = |place: usize| {
         let pair = digits.get(2 * place..2 * place + 2)?;
-        u8::from_str_radix(pair, 16).ok()
+        // A sign is read as well.
+        let plain = pair.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u8::from_str_radix(pair, 16).ok().filter(|_| plain)
     };
     let octets: Option<Vec<u8>> = (0..32).map(octet).collect();
     let whole = octets.filter(|_| digits.len() == 64);
@@ -220,6 +222,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pin_is_sixty_four_digits() {
+        let good = "0f".repeat(32);
+        assert_eq!(pin(format!("sha256:{good}")).unwrap(), [15; 32]);
+        for wrong in ["+f".repeat(32), good[2..].to_owned(), format!("{good}0f")] {
+            assert!(pin(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn the_environments_forward_proxy_is_used_unless_the_edge_is_excepted() {
         let url = Some("http://proxy.corp:3128");
         let used = |except| {
@@ -232,7 +243,11 @@ mod tests {
         for except in ["api.edge.example", ".edge.example", "x, edge.example", "*"] {
             assert!(!used(except), "{except}");
         }
-        for url in ["http://user:canary@proxy.corp", "user:canary@[", "socks5://user:canary@x:1"] {
+        for url in [
+            "http://user:canary@proxy.corp",
+            "user:canary@[",
+            "socks5://user:canary@x:1",
+        ] {
             let error = ForwardProxy::for_host(Some(url), "", "api.edge.example").unwrap_err();
             assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
         }

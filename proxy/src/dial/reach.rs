@@ -68,7 +68,6 @@ pub(super) async fn reach(
     for (number, &address) in addresses.iter().enumerate() {
         let opening = Box::pin(open(edge, address, &connector, name.clone()));
         // The last one may have what is left.
-        // The last one may have what is left.
         let limit = if number + 1 < addresses.len() {
             ADDRESS_LIMIT
         } else {

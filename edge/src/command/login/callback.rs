@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use crate::plane::percent_decode;
+use crate::percent;
 
 const PATH: &str = "/callback";
 /// A connection that says nothing for so long ends.
@@ -140,7 +140,7 @@ fn parameter(uri: &Uri, name: &str) -> Option<String> {
         (found == name).then_some(value)
     });
     match (values.next(), values.next()) {
-        (Some(value), None) => percent_decode(value),
+        (Some(value), None) => percent::decode(value),
         _ => None,
     }
 }

@@ -40,7 +40,7 @@ impl Before {
         transaction: &mut Transaction<'static, Any>,
     ) -> Result<Self, BackupError> {
         let mut rows = BTreeMap::new();
-        let ends = |name| name == "access" || ends(name).is_some();
+        let ends = |name: &str| name == "access" || ends(name).is_some();
         for table in TABLES.iter().filter(|table| ends(table.name)) {
             let query = format!("SELECT {} FROM {}", table.columns.join(", "), table.name);
             for row in sqlx::query(&query).fetch_all(&mut **transaction).await? {
