@@ -180,7 +180,7 @@ async fn access_token(state: &State) -> String {
         tunnel: None,
         expires_at: by.now + 3600,
     };
-    let minted = state.mint(&by, &grant, None).await.unwrap();
+    let minted = state.mint(&by, &grant, None, None).await.unwrap();
     minted.unwrap().expose().to_owned()
 }
 

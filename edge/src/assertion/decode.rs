@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::refusal::shown;
 use super::{Algorithm, Key, LONGEST, Refusal, strict};
+use crate::state::{Issuer, sha256};
 
 /// A JWT that has the right form. Nothing in it is believed yet.
 #[derive(Clone, Debug)]
@@ -47,6 +48,37 @@ pub fn decode(text: &str, types: &[String]) -> Result<Decoded, Refusal> {
         header,
         signed,
     })
+}
+
+/// As [`decode`], by what `issuer` has for `typ` and `alg`.
+///
+/// # Errors
+///
+/// As [`decode`], and [`Refusal::AlgorithmOfOthers`].
+pub fn decode_for(text: &str, issuer: &Issuer) -> Result<Decoded, Refusal> {
+    let decoded = decode(text, &issuer.accepted_types)?;
+    let (found, taken) = (decoded.algorithm.as_str(), &issuer.accepted_algorithms);
+    if taken.is_empty() || taken.iter().any(|one| one == found) {
+        return Ok(decoded);
+    }
+    let taken = taken.join(", ");
+    Err(Refusal::AlgorithmOfOthers { found, taken })
+}
+
+/// What tells a token from others in the audit log, where its `jti` does not belong: `kid`, and the SHA-256
+/// of `jti` by which its use is remembered. Nothing of it is proven. `None`: it has no such form.
+pub fn names(text: &str) -> Option<String> {
+    if text.len() > LONGEST {
+        return None;
+    }
+    let mut parts = text.split('.');
+    let header = part("header", parts.next()?).ok()?;
+    let claims = part("claims", parts.next()?).ok()?;
+    let kid = header.get("kid").and_then(Value::as_str);
+    let kid = kid.map_or_else(|| "no kid".to_owned(), |kid| format!("kid {}", shown(kid)));
+    let jti = claims.get("jti").and_then(Value::as_str);
+    let jti = jti.map_or_else(|| "no jti".to_owned(), |jti| format!("jti {}", sha256(jti)));
+    Some(format!("{kid}, {jti}"))
 }
 
 impl Decoded {

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::header::{ACCEPT, AGE, CACHE_CONTROL, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -170,8 +170,20 @@ pub(super) fn check(text: &str, networks: &[IpNet]) -> Result<(), &'static str> 
     Ok(())
 }
 
+/// What was fetched.
+pub(super) struct Document {
+    /// JSON, if the server keeps its word.
+    pub(super) body: Bytes,
+    /// How long it may be kept, as its server says.
+    pub(super) max_age: Option<Duration>,
+}
+
 /// The JSON document at `url`, at most `most` bytes long.
-pub(super) async fn json(url: &str, most: usize, reach: &Reach<'_>) -> Result<Bytes, FetchError> {
+pub(super) async fn json(
+    url: &str,
+    most: usize,
+    reach: &Reach<'_>,
+) -> Result<Document, FetchError> {
     let target = parse(url).map_err(|why| FetchError::Url {
         url: url.to_owned(),
         why,
@@ -186,7 +198,7 @@ async fn fetch(
     url: &str,
     most: usize,
     reach: &Reach<'_>,
-) -> Result<Bytes, FetchError> {
+) -> Result<Document, FetchError> {
     let failed = |why: String| FetchError::Failed {
         host: target.host.clone(),
         why,
@@ -263,7 +275,7 @@ async fn exchange(
     target: &Target,
     url: &str,
     most: usize,
-) -> Result<Bytes, FetchError> {
+) -> Result<Document, FetchError> {
     let failed = |error: hyper::Error| FetchError::Failed {
         host: target.host.clone(),
         why: error.to_string(),
@@ -309,7 +321,7 @@ async fn read(
     response: http::Response<hyper::body::Incoming>,
     url: &str,
     most: usize,
-) -> Result<Bytes, FetchError> {
+) -> Result<Document, FetchError> {
     let document = |why: String| FetchError::Document {
         url: url.to_owned(),
         why,
@@ -326,9 +338,28 @@ async fn read(
     if !is_json(kind) {
         return Err(document(format!("its type is {kind:?}, not JSON")));
     }
+    let max_age = max_age(response.headers());
     let body = Limited::new(response.into_body(), most).collect().await;
-    body.map(http_body_util::Collected::to_bytes)
-        .map_err(|error| document(error.to_string()))
+    let body = body.map_err(|error| document(error.to_string()))?;
+    let body = body.to_bytes();
+    Ok(Document { body, max_age })
+}
+
+/// RFC 9111 §5.2.2.1, less what is over already (§5.1).
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = |text: &str| text.trim().trim_matches('"').parse::<u64>().ok();
+    let lines = headers.get_all(CACHE_CONTROL).into_iter();
+    let mut directives = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','));
+    let whole = directives.find_map(|directive| {
+        let (name, value) = directive.split_once('=')?;
+        let named = name.trim().eq_ignore_ascii_case("max-age");
+        named.then(|| seconds(value))?
+    })?;
+    let age = headers.get(AGE).and_then(|age| age.to_str().ok());
+    let age = age.and_then(seconds).unwrap_or_default();
+    Some(Duration::from_secs(whole.saturating_sub(age)))
 }
 
 /// `application/json` or `application/…+json` (RFC 6839 §3.1).

@@ -7,10 +7,10 @@
 //!
 //! | Age of the keys | A key among them |
 //! |---|---|
-//! | up to 5 minutes | serves |
-//! | up to 10 minutes | serves, and the keys are fetched beside it |
+//! | up to 5 minutes, or as `Cache-Control` says up to 15 | serves |
+//! | up to 5 minutes more | serves, and the keys are fetched beside it |
 //! | up to a day | waits for a fetch, so that a key withdrawn long ago does not serve once more; if the last one failed, it serves and the keys are fetched beside it |
-//! | more | waits for a fetch, and is refused without one |
+//! | more, or the operator asked for new ones since | waits for a fetch, and is refused without one |
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,10 +25,12 @@ use super::refusal::shown;
 use super::{Decoded, FetchError, Key, Keys, Refusal, Resolver, strict};
 use crate::state::{Issuer, KeySource};
 
-/// Kept without being asked for again.
+/// Kept without being asked for again, whatever the issuer says.
 const FRESH: Duration = Duration::from_secs(300);
-/// So old they serve while they are asked for again, before it is known how that ends.
-const AGED: Duration = Duration::from_secs(600);
+/// The longest that an issuer may have them kept so.
+const LONGEST_FRESH: Duration = Duration::from_secs(900);
+/// So long after that they serve while they are asked for again, before it is known how that ends.
+const AGED: Duration = Duration::from_secs(300);
 /// Not asked again so soon, whatever is asked for.
 const COOLDOWN: Duration = Duration::from_secs(15);
 /// Kept while the issuer does not answer.
@@ -58,10 +60,26 @@ struct Kept {
 /// Times are times since boot.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    keys: Option<(Duration, Arc<Keys>)>,
-    tried: Option<Duration>,
+    set: Option<Set>,
+    tried: Option<Tried>,
     /// How the last fetch failed, if it did.
     failed: Option<Arc<FetchError>>,
+}
+
+#[derive(Clone, Debug)]
+struct Set {
+    keys: Arc<Keys>,
+    at: Duration,
+    fresh: Duration,
+    /// `keys_number` that the issuer had when they were asked for.
+    number: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    at: Duration,
+    /// Likewise.
+    number: u64,
 }
 
 /// What to do for whoever names a key.
@@ -73,7 +91,8 @@ enum Use {
 }
 
 impl KeyStore {
-    /// With nothing in it. What is fetched is fetched on `tasks`, and ends within ten seconds.
+    /// With nothing in it. What is fetched is fetched on `tasks`, and ends within ten seconds: the discovery
+    /// document and the key set have five each.
     pub fn new(resolver: Resolver, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
         Self {
             issuers: Arc::default(),
@@ -97,22 +116,29 @@ impl KeyStore {
             let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
             issuers.entry(issuer.id.clone()).or_default().clone()
         };
-        let now = self.clock.boot();
+        let (now, number) = (self.clock.boot(), issuer.keys_number);
         let mut known = kept.lock().clone();
         let mut waited = false;
-        match known.decide(kid, now) {
+        match known.decide(kid, now, number) {
             Use::Serve => {}
             Use::ServeAndFetch => {
                 self.refresh(issuer, &kept, now);
             }
             Use::Fetch => {
-                waited = self.refresh(issuer, &kept, now);
-                drop(kept.gate.lock().await);
-                known = kept.lock().clone();
+                // The one that is under way may have begun before the operator asked for new keys.
+                for _ in 0..2 {
+                    let is_under_way = self.refresh(issuer, &kept, now);
+                    waited |= is_under_way;
+                    drop(kept.gate.lock().await);
+                    known = kept.lock().clone();
+                    if !is_under_way || known.since(number).is_some() {
+                        break;
+                    }
+                }
             }
         }
-        match (&known.keys, known.failed) {
-            (Some((at, keys)), _) if now.saturating_sub(*at) < STALE => pick(keys, kid),
+        match (known.since(number), known.failed.clone()) {
+            (Some(set), _) if now.saturating_sub(set.at) < STALE => pick(&set.keys, kid),
             (_, Some(failed)) if waited => Err(Refusal::Keys(failed)),
             (_, failed) => {
                 let why = failed.map(|error| error.to_string()).unwrap_or_default();
@@ -124,24 +150,32 @@ impl KeyStore {
 
     /// Begins a fetch unless one is under way or was tried a moment ago: whether one is under way now.
     fn refresh(&self, issuer: &Issuer, kept: &Kept, now: Duration) -> bool {
+        let number = issuer.keys_number;
         let Ok(turn) = kept.gate.clone().try_lock_owned() else {
             return true;
         };
         {
             let mut known = kept.lock();
-            let since = known.tried.map(|tried| now.saturating_sub(tried));
-            if since.is_some_and(|since| since < COOLDOWN) {
+            let soon = known.tried.is_some_and(|tried| {
+                tried.number >= number && now.saturating_sub(tried.at) < COOLDOWN
+            });
+            if soon {
                 return false;
             }
-            known.tried = Some(now);
+            known.tried = Some(Tried { at: now, number });
         }
         let (this, issuer, kept) = (self.clone(), issuer.clone(), kept.clone());
         self.tasks.spawn(async move {
             let fetched = this.fetch(&issuer).await;
             let mut known = kept.lock();
             match fetched {
-                Ok(keys) => {
-                    known.keys = Some((now, Arc::new(keys)));
+                Ok((keys, fresh)) => {
+                    known.set = Some(Set {
+                        keys: Arc::new(keys),
+                        at: now,
+                        fresh,
+                        number,
+                    });
                     known.failed = None;
                 }
                 Err(error) => {
@@ -155,14 +189,15 @@ impl KeyStore {
         true
     }
 
-    async fn fetch(&self, issuer: &Issuer) -> Result<Keys, FetchError> {
+    /// The keys, and how long they are fresh.
+    async fn fetch(&self, issuer: &Issuer) -> Result<(Keys, Duration), FetchError> {
         let reach = Reach {
             networks: &issuer.allowed_networks,
             ca: issuer.ca_cert_pem.as_deref(),
             resolver: &self.resolver,
         };
         let url = match &issuer.keys {
-            KeySource::Inline { keys } => return Ok(Keys::read(keys)),
+            KeySource::Inline { keys } => return Ok((Keys::read(keys), FRESH)),
             KeySource::ExplicitUrl { url } => url.clone(),
             KeySource::Discovery { discovery_base } => {
                 let base = discovery_base.as_deref().unwrap_or(&issuer.issuer_url);
@@ -174,13 +209,14 @@ impl KeyStore {
             url: url.clone(),
             why,
         };
-        let set = strict::object(&document).map_err(wrong)?;
+        let set = strict::object(&document.body).map_err(wrong)?;
         let keys = set.get("keys").and_then(Value::as_array);
         let keys = Keys::read(keys.ok_or_else(|| wrong("it has no list of keys".to_owned()))?);
         if keys.is_empty() {
             return Err(wrong("it has no key that can be used".to_owned()));
         }
-        Ok(keys)
+        let fresh = document.max_age.unwrap_or(FRESH);
+        Ok((keys, fresh.clamp(FRESH, LONGEST_FRESH)))
     }
 }
 
@@ -191,16 +227,21 @@ impl Kept {
 }
 
 impl Known {
-    fn decide(&self, kid: &str, now: Duration) -> Use {
-        let Some((at, keys)) = &self.keys else {
+    /// The keys, unless they were asked for under a smaller number.
+    fn since(&self, number: u64) -> Option<&Set> {
+        self.set.as_ref().filter(|set| set.number >= number)
+    }
+
+    fn decide(&self, kid: &str, now: Duration, number: u64) -> Use {
+        let Some(set) = self.since(number) else {
             return Use::Fetch;
         };
-        let age = now.saturating_sub(*at);
-        if keys.named(kid).next().is_none() || age >= STALE {
+        let age = now.saturating_sub(set.at);
+        if set.keys.named(kid).next().is_none() || age >= STALE {
             Use::Fetch
-        } else if age < FRESH {
+        } else if age < set.fresh {
             Use::Serve
-        } else if age < AGED || self.failed.is_some() {
+        } else if age < set.fresh + AGED || self.failed.is_some() {
             Use::ServeAndFetch
         } else {
             Use::Fetch
@@ -220,7 +261,7 @@ async fn discover(base: &str, issuer: &str, reach: &Reach<'_>) -> Result<String,
         url: url.clone(),
         why,
     };
-    let document = strict::object(&document).map_err(wrong)?;
+    let document = strict::object(&document.body).map_err(wrong)?;
     let text = |name| document.get(name).and_then(Value::as_str);
     if text("issuer") != Some(issuer) {
         let found = shown(text("issuer").unwrap_or_default());

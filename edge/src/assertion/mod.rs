@@ -29,7 +29,7 @@ mod tests;
 use crate::state::{Issuer, KeySource, Rule};
 
 pub use claims::{Check, Verified, checks, compare};
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_for, names};
 pub(crate) use fetch::trust;
 pub use fetch::{FetchError, Resolver, system_resolver};
 pub use jwk::{Algorithm, Key, Keys};
@@ -55,7 +55,7 @@ pub async fn verify(
     keys: &KeyStore,
     now: u64,
 ) -> Result<Verified, Refusal> {
-    let decoded = decode(text, &issuer.accepted_types)?;
+    let decoded = decode_for(text, issuer)?;
     let key = keys.of(issuer, &decoded).await?;
     decoded.check_signature(&key)?;
     compare(&decoded, rule, issuer, now)

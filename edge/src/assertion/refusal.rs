@@ -30,6 +30,14 @@ pub enum Refusal {
     /// `alg` is none of those that are taken.
     #[error("alg is {0}: taken are RS, PS and ES with 256, 384 and 512")]
     Algorithm(String),
+    /// `alg` is none of those that this issuer uses.
+    #[error("alg is {found}, this issuer's may be {taken}")]
+    AlgorithmOfOthers {
+        /// In the token.
+        found: &'static str,
+        /// `accepted_algorithms` of the issuer.
+        taken: String,
+    },
     /// No `kid`, or not a text.
     #[error("kid is missing: without it no key is tried")]
     NoKid,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::open::{self, StateOptions, now};
 use super::output::{failed, print, read};
 use crate::assertion::{
-    Decoded, KeyStore, Refusal, checks, compare, decode, mark, system_resolver,
+    Decoded, KeyStore, Refusal, checks, compare, decode, decode_for, mark, system_resolver,
 };
 use crate::state::{ChangeError, DatabaseError, Issuer, KeySource, Rule, State};
 
@@ -54,7 +54,7 @@ pub(crate) async fn explained(
     state: &State,
     now: u64,
 ) -> Result<Value, DatabaseError> {
-    let decoded = match decode(text, &issuer.accepted_types) {
+    let decoded = match decode_for(text, issuer) {
         Ok(decoded) => decoded,
         Err(refusal) => return Ok(unreadable(&refusal)),
     };

@@ -16,6 +16,11 @@ pub(super) enum IssuerCommand {
     Add(Box<AddIssuer>),
     /// List the issuers that are believed
     List,
+    /// Fetch an issuer's keys anew: those that every edge has of it serve no more
+    Refresh {
+        /// `fdis_…`
+        issuer: String,
+    },
     /// Believe an issuer no longer: its rules and what was bought by them end with it
     Archive {
         /// `fdis_…`
@@ -52,6 +57,9 @@ pub(super) struct AddIssuer {
     /// A `typ` that is taken, beside none; may be repeated [default: JWT, JOSE]
     #[arg(long, value_name = "TYP")]
     accept_type: Vec<String>,
+    /// An `alg` that is taken, such as ES256; may be repeated [default: RS, PS and ES with 256, 384, 512]
+    #[arg(long, value_name = "ALG")]
+    accept_algorithm: Vec<String>,
     /// A private network that the issuer may be in; may be repeated
     #[arg(long, value_name = "CIDR")]
     allow_network: Vec<ipnet::IpNet>,
@@ -119,6 +127,11 @@ pub(super) async fn issuer(command: IssuerCommand, session: &Session) -> Result<
             let data = data.map_err(|error| failed(&error.into()))?;
             print(&json!({ "data": data }))
         }
+        IssuerCommand::Refresh { issuer } => {
+            let refreshed = state.refresh_issuer(by, &issuer).await;
+            refreshed.map_err(|error| failed(&error))?;
+            print(&json!({ "id": issuer, "refreshed": true }))
+        }
         IssuerCommand::Archive { issuer } => {
             let archived = state.archive_issuer(by, &issuer).await;
             archived.map_err(|error| failed(&error))?;
@@ -132,7 +145,13 @@ pub(super) async fn rule(command: RuleCommand, session: &Session) -> Result<(), 
     match command {
         RuleCommand::Add(add) => {
             let added = state.add_rule(by, &add.rule()).await;
-            print(&added.map_err(|error| failed(&error))?)
+            let added = added.map_err(|error| failed(&error))?;
+            let mut object = json!(added);
+            let warnings = added.warnings();
+            if let Some(object) = object.as_object_mut().filter(|_| !warnings.is_empty()) {
+                object.insert("warnings".to_owned(), json!(warnings));
+            }
+            print(&object)
         }
         RuleCommand::List => {
             let rules = state.rules().await;
@@ -171,6 +190,8 @@ impl AddIssuer {
             without_jti: self.without_jti,
             max_jwt_lifetime_seconds: self.max_jwt_lifetime,
             accepted_types,
+            accepted_algorithms: self.accept_algorithm,
+            keys_number: 0,
             allowed_networks: self.allow_network,
             ca_cert_pem: self.ca_file.as_deref().map(read).transpose()?,
         })

@@ -10,7 +10,7 @@ use http::HeaderMap;
 
 use super::answer::{Failed, Good};
 use super::{Plane, body};
-use crate::assertion::{LONGEST, Refusal, Verified, mark, verify};
+use crate::assertion::{LONGEST, Refusal, Verified, mark, names, verify};
 use crate::state::{By, DatabaseError, Entry, Grant, Identifier, Outcome, Rule};
 
 /// Shortest life of an access token, seconds.
@@ -68,7 +68,11 @@ impl Plane {
             }
             Err(Denied::Database(error)) => Err(error.into()),
             Err(denied) => {
-                self.write_down(by, rule, &denied.reason()).await;
+                let reason = match names(assertion) {
+                    Some(names) => format!("{} ({names})", denied.reason()),
+                    None => denied.reason(),
+                };
+                self.write_down(by, rule, &reason).await;
                 Err(Failed::unauthenticated())
             }
         }
@@ -104,7 +108,10 @@ impl Plane {
             expires_at: by.now + lives,
         };
         let mark = mark(&issuer, &verified, assertion);
-        let minted = self.state().mint(&by, &grant, mark.as_ref()).await;
+        let minted = self
+            .state()
+            .mint(&by, &grant, mark.as_ref(), names(assertion).as_deref())
+            .await;
         match minted.map_err(Denied::Database)? {
             Some(value) => Ok((value, lives, grant.scope.as_str())),
             None => Err(Denied::Refused(Refusal::Reused)),

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::trust::{check_issuer, check_pinned, check_rule};
 use super::{
-    By, ChangeError, DatabaseError, Entry, Identifier, Issuer, Rule, State, random_identifier,
-    signed,
+    By, ChangeError, DatabaseError, Entry, Identifier, Issuer, KeySource, Rule, State,
+    random_identifier, signed, unsigned,
 };
 
 impl State {
@@ -96,6 +96,39 @@ impl State {
     /// [`ChangeError::NotFound`].
     pub async fn archive_issuer(&self, by: &By, id: &str) -> Result<(), ChangeError> {
         self.archive_federation(by, "issuer", id).await
+    }
+
+    /// What was fetched of an issuer's keys serves no more, on no edge: they are fetched anew by whoever comes
+    /// next.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::NotFound`], and [`ChangeError::Invalid`] where nothing is fetched.
+    pub async fn refresh_issuer(&self, by: &By, id: &str) -> Result<(), ChangeError> {
+        let mut change = self.change(by).await?;
+        let found: Option<(String,)> =
+            sqlx::query_as("SELECT document FROM issuer WHERE id = $1 AND archived_at IS NULL")
+                .bind(id)
+                .fetch_optional(&mut *change.transaction)
+                .await?;
+        let (text,) = found.ok_or(ChangeError::NotFound("issuer"))?;
+        let invalid = |text: &str| ChangeError::Invalid(text.to_owned());
+        let issuer = serde_json::from_str(&text);
+        let mut issuer: Issuer = issuer.map_err(|_| invalid("made by another release"))?;
+        if matches!(issuer.keys, KeySource::Inline { .. }) {
+            let text = "keys: are in the issuer itself and never fetched: archive it, and add it with the new ones";
+            return Err(invalid(text));
+        }
+        issuer.keys_number = unsigned(change.number);
+        sqlx::query("UPDATE issuer SET document = $1 WHERE id = $2")
+            .bind(document(&issuer))
+            .bind(id)
+            .execute(&mut *change.transaction)
+            .await?;
+        change
+            .commit(made("federation_issuer_refreshed", id))
+            .await?;
+        Ok(())
     }
 
     async fn archive_federation(

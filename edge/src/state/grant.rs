@@ -46,7 +46,7 @@ impl State {
     }
 
     /// Mints an access token, and uses up the assertion in the same transaction. `None`: the assertion
-    /// was used before, on this edge or another.
+    /// was used before, on this edge or another. `names`: what tells the assertion in the audit log.
     ///
     /// # Errors
     ///
@@ -56,6 +56,7 @@ impl State {
         by: &By,
         grant: &Grant,
         mark: Option<&Mark>,
+        names: Option<&str>,
     ) -> Result<Option<Value>, DatabaseError> {
         let mut transaction = self.pool.begin().await?;
         if let Some(mark) = mark {
@@ -90,7 +91,7 @@ impl State {
             action: "tunnel_access_token_minted",
             tunnel: grant.tunnel.as_deref(),
             target: Some(&grant.rule),
-            reason: None,
+            reason: names,
         };
         audit::write(&mut transaction, by, entry, Outcome::Done).await?;
         transaction.commit().await?;

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::assertion::Algorithm;
+
 /// Longest life of an assertion unless the issuer says otherwise, seconds.
 const DEFAULT_ASSERTION_LIFE: u64 = 3600;
 /// 49 hours.
@@ -50,6 +52,12 @@ pub struct Issuer {
     /// What becomes of a token that has no `jti`, while `check_jti` holds.
     #[serde(default)]
     pub without_jti: WithoutJti,
+    /// Values of the header `alg` that are taken; none: all that can be checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_algorithms: Vec<String>,
+    /// Keys that were fetched for a smaller number serve no more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub keys_number: u64,
 }
 
 /// What becomes of a token that has no `jti`.
@@ -110,6 +118,23 @@ pub struct Rule {
     pub token_lifetime_seconds: u64,
 }
 
+impl Rule {
+    /// What its operator may have meant more narrowly, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let subject = self.r#match.subject_prefix.as_deref().unwrap_or("*");
+        let wide = match subject.strip_suffix('*') {
+            Some("") => {
+                "takes every subject that the issuer signs for: claims alone decide".to_owned()
+            }
+            Some(under) if under.ends_with([':', '/']) => format!(
+                "takes everybody under {under}, who may be an organization or a namespace: name one workload, or be sure of all"
+            ),
+            _ => return Vec::new(),
+        };
+        vec![format!("match.subject_prefix: {subject} {wide}")]
+    }
+}
+
 /// What a token must say.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -167,6 +192,12 @@ pub(super) fn check_issuer(issuer: &Issuer) -> Result<(), String> {
         return Err("max_jwt_lifetime_seconds: must be from 1 to 176400".to_owned());
     }
     check_networks(&issuer.allowed_networks)?;
+    let unknown = |name: &&String| Algorithm::parse(name).is_none();
+    if let Some(unknown) = issuer.accepted_algorithms.iter().find(unknown) {
+        return Err(format!(
+            "accepted_algorithms: {unknown} is none of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512"
+        ));
+    }
     crate::assertion::check_key_source(issuer)
 }
 
@@ -285,6 +316,14 @@ fn check_name(name: &str) -> Result<(), String> {
 
 fn yes() -> bool {
     true
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn default_assertion_life() -> u64 {

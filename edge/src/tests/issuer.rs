@@ -162,6 +162,8 @@ pub(crate) fn issuer(keys: Vec<Value>) -> Issuer {
         allowed_networks: Vec::new(),
         ca_cert_pem: None,
         without_jti: WithoutJti::Allow,
+        accepted_algorithms: Vec::new(),
+        keys_number: 0,
     }
 }
 

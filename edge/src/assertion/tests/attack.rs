@@ -55,6 +55,19 @@ async fn a_token_as_it_should_be_is_taken_under_each_algorithm() {
 }
 
 #[tokio::test]
+async fn an_algorithm_that_the_issuer_does_not_use_is_refused_though_its_key_would_fit() {
+    let (p256, rsa) = (Signer::p256(), Signer::rsa());
+    let mut issuer = issuer(vec![p256.jwk("a"), rsa.jwk("c")]);
+    issuer.accepted_algorithms = vec!["ES256".to_owned()];
+    check(&p256.sign("a", &claims()), &issuer, START)
+        .await
+        .unwrap();
+    let refused = check(&rsa.sign("c", &claims()), &issuer, START).await;
+    let refused = refused.unwrap_err().to_string();
+    assert_eq!(refused, "alg is RS256, this issuer's may be ES256");
+}
+
+#[tokio::test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn no_header_makes_a_token_easier_to_sign() {
     let (p256, rsa, other) = (Signer::p256(), Signer::rsa(), Signer::p256());

@@ -449,3 +449,82 @@ async fn a_listed_network_opens_itself_alone_and_no_plain_http_beyond_loopback()
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
+
+#[tokio::test]
+async fn keys_are_kept_as_long_as_the_issuer_says_from_five_minutes_to_fifteen() {
+    for (headers, kept) in [
+        ("cache-control: max-age=0, no-store", 300),
+        ("cache-control: public, Max-Age=\"600\"", 600),
+        ("cache-control: max-age=800\r\nage: 100", 700),
+        ("cache-control: max-age=86400", 900),
+        ("cache-control: max-age=x", 300),
+    ] {
+        let signer = Signer::p256();
+        let jwk = signer.jwk("a");
+        let server = Server::start(move |_, _| {
+            let plain = ok(&json!({"keys": [jwk]}));
+            plain.replacen(
+                "connection: close",
+                &format!("{headers}\r\nconnection: close"),
+                1,
+            )
+        })
+        .await;
+        let source = KeySource::ExplicitUrl { url: server.url() };
+        let world = World::new("https://issuer.test", source, system_resolver());
+        world.check(&signer, "a").await.unwrap();
+        world.clock.advance(kept - 1);
+        world.check(&signer, "a").await.unwrap();
+        assert_eq!(server.asked(), 1, "{headers}");
+        world.clock.advance(1);
+        world.check(&signer, "a").await.unwrap();
+        soon("the keys anew", || server.asked() == 2).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_fetched_before_the_operator_asked_for_new_keys_serves_no_more() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let answer = Arc::new(Mutex::new(ok(&json!({"keys": [old.jwk("old")]}))));
+    let shown = answer.clone();
+    let server = Server::start(move |_, _| shown.lock().unwrap().clone()).await;
+    let source = KeySource::ExplicitUrl { url: server.url() };
+    let mut world = World::new("https://issuer.test", source, system_resolver());
+    world.check(&old, "old").await.unwrap();
+    "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".clone_into(&mut answer.lock().unwrap());
+    world.issuer.keys_number = 7;
+    for _ in 0..3 {
+        let refused = world.check(&old, "old").await;
+        assert!(matches!(refused, Err(Refusal::Keys(_))), "{refused:?}");
+    }
+    assert_eq!(server.asked(), 2, "at once, and then not so soon again");
+    *answer.lock().unwrap() = ok(&json!({"keys": [new.jwk("new")]}));
+    world.clock.advance(15);
+    world.check(&new, "new").await.unwrap();
+    let gone = world.check(&old, "old").await;
+    assert!(matches!(gone, Err(Refusal::UnknownKid { .. })), "{gone:?}");
+    assert_eq!(server.asked(), 3);
+}
+
+#[tokio::test]
+async fn a_fetch_that_began_before_new_keys_were_asked_for_is_not_the_one_that_brings_them() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let first = json!({"keys": [old.jwk("first")]});
+    let second = json!({"keys": [new.jwk("k")]});
+    let issuer = Holding::start(first, second).await;
+    let mut world = issuer.world();
+    world.check(&old, "first").await.unwrap();
+    world.clock.advance(300);
+    world.check(&old, "first").await.unwrap();
+    soon("the request", || issuer.held() == 1).await;
+    world.issuer.keys_number = 1;
+    let mut checked = std::pin::pin!(world.check(&new, "k"));
+    assert!(checked.as_mut().now_or_never().is_none(), "it waits");
+    issuer.let_go();
+    tokio::select! {
+        _ = &mut checked => panic!("what was asked for before is not enough"),
+        () = soon("another request", || issuer.held() == 2) => {}
+    }
+    issuer.let_go();
+    checked.await.unwrap();
+}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::http_client::{Answer, Served};
 use crate::plane::Rates;
 use crate::plane::limit::Rate;
-use crate::state::{Issuer, KeySource, Rule, WithoutJti};
+use crate::state::{Issuer, KeySource, Rule, WithoutJti, sha256};
 use crate::tests::clock::START;
 use crate::tests::issuer::{Signer, claims, issuer, rule};
 use crate::tests::on_both;
@@ -61,6 +61,8 @@ async fn an_assertion_buys_a_token_as_documented(stage: Stage) {
     assert_eq!(bought.headers["cache-control"], "no-store");
     let row = served.last_row().await;
     assert_eq!(row.action, "tunnel_access_token_minted");
+    let names = format!("kid \"k\", jti {}", sha256("a"));
+    assert_eq!(row.reason.as_deref(), Some(names.as_str()));
     assert_eq!(
         row.actor,
         format!("rule:{}:system:serviceaccount:mcp:setup", served.rule.id)
@@ -93,6 +95,8 @@ async fn every_denial_is_the_same_answer_and_its_reason_is_in_the_audit_log(stag
         let refused = served.buy(&assertion).await;
         let written = refusal(&served).await;
         assert!(written.contains(reason), "{written}");
+        let named = assertion == "x" || written.contains("(kid \"");
+        assert!(named, "{written}");
         answers.push(refused);
     }
     served.rule.id = "fdrl_0".to_owned();
@@ -400,9 +404,8 @@ async fn a_flood_of_exchanges_under_a_rule_locks_nobody_out_of_it(stage: Stage) 
     for attacker in 1..=100 {
         served.buy_from([203, 0, 113, attacker], "x").await;
     }
-    let stranger = served.buy_from([198, 51, 100, 2], &served.assertion("b"));
-    assert_eq!(stranger.await, 429);
-    let known = served.buy_from([198, 51, 100, 1], &served.assertion("c"));
-    assert_eq!(known.await, 200);
+    let good = served.assertion("b");
+    assert_eq!(served.buy_from([198, 51, 100, 2], &good).await, 429);
+    assert_eq!(served.buy_from([198, 51, 100, 1], &good).await, 200);
     assert_eq!(served.buy(&served.assertion("d")).await.status, 200);
 }

@@ -7,7 +7,7 @@ use process::Tasks;
 use serde_json::{Value, json};
 
 use super::http_client::Served;
-use crate::assertion::{KeyStore, Refusal, system_resolver, verify};
+use crate::assertion::{KeyStore, Refusal, names, system_resolver, verify};
 use crate::command::explained;
 use crate::state::{Issuer, Rule, WithoutJti};
 use crate::tests::clock::START;
@@ -24,6 +24,7 @@ fn name(refusal: &Refusal) -> Option<&'static str> {
         Refusal::Encoding(_) => "encoding",
         Refusal::Json { .. } => "json",
         Refusal::Algorithm(_) => "algorithm",
+        Refusal::AlgorithmOfOthers { .. } => "algorithm of others",
         Refusal::NoKid => "no kid",
         Refusal::Critical => "critical",
         Refusal::Nested(_) => "nested",
@@ -49,7 +50,7 @@ fn name(refusal: &Refusal) -> Option<&'static str> {
     })
 }
 
-const NAMES: usize = 24;
+const NAMES: usize = 25;
 
 struct Table {
     signer: Signer,
@@ -95,6 +96,10 @@ impl Table {
             ),
             (self.header("alg", json!("none")), "alg is \"none\""),
             (self.header("alg", json!("HS256")), "alg is \"HS256\""),
+            (
+                self.header("alg", json!("ES384")),
+                "alg is ES384, this issuer's may be ES256, RS256",
+            ),
             (self.header("kid", Value::Null), "kid is missing"),
             (self.header("crit", json!(["x"])), "crit is there"),
             (self.header("cty", json!("JWT")), "cty is there"),
@@ -191,6 +196,7 @@ async fn strict(served: &Served, table: &Table) -> (Rule, Issuer) {
     }
     issuer.name = "strict".to_owned();
     issuer.without_jti = WithoutJti::Refuse;
+    issuer.accepted_algorithms = ["ES256", "RS256"].map(str::to_owned).to_vec();
     let issuer = state.add_issuer(&by, &issuer).await.unwrap();
     let mut rule = crate::tests::issuer::rule(&issuer.id);
     rule.name = "strict".to_owned();
@@ -200,6 +206,12 @@ async fn strict(served: &Served, table: &Table) -> (Rule, Issuer) {
     rule.r#match.amr = vec!["mfa".to_owned()];
     rule.r#match.acr = vec!["2".to_owned()];
     (state.add_rule(&by, &rule).await.unwrap(), issuer)
+}
+
+/// A reason of the audit log without what tells the token from others.
+fn bare(written: &str, assertion: &str) -> String {
+    let names = names(assertion).map_or_else(String::new, |names| format!(" ({names})"));
+    written.strip_suffix(&names).unwrap().to_owned()
 }
 
 async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(on: Stage) {
@@ -219,7 +231,7 @@ async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(on: Stage) 
         let row = served.last_row().await;
         assert_eq!(row.outcome, "refused");
         assert_eq!(row.target.as_deref(), Some(&*rule.id));
-        let written = row.reason.unwrap();
+        let written = bare(&row.reason.unwrap(), &assertion);
         assert!(written.starts_with(reason), "{written} for {reason}");
         let state = &served.stage.state;
         let said = explained(&assertion, &rule, &issuer, state, START).await;
@@ -244,7 +256,7 @@ async fn each_refusal_has_its_reason_in_the_audit_log_and_in_explain(on: Stage) 
     assert_eq!(served.buy(&good).await.status, 200);
     // What it says of a token that was used is what the next exchange says.
     assert_eq!(served.buy(&good).await.status, 401);
-    let written = served.last_row().await.reason.unwrap();
+    let written = bare(&served.last_row().await.reason.unwrap(), &good);
     let said = explained(&good, &rule, &issuer, &state, START).await;
     let said = said.unwrap();
     assert_eq!(said["accepted"], false, "{said}");

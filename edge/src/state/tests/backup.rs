@@ -258,9 +258,13 @@ async fn a_restore_ends_access_tokens_and_makes_no_used_assertion_good_again(giv
         mark: sha256("jti"),
         expires_at: by.now + 600,
     };
-    let bought = state.mint(&by, &grant, Some(&mark)).await.unwrap().unwrap();
+    let bought = state
+        .mint(&by, &grant, Some(&mark), None)
+        .await
+        .unwrap()
+        .unwrap();
     state.restore(&by, &read(&file)).await.unwrap();
     assert_eq!(state.grant(bought.expose(), by.now).await.unwrap(), None);
-    let again = state.mint(&by, &grant, Some(&mark)).await.unwrap();
+    let again = state.mint(&by, &grant, Some(&mark), None).await.unwrap();
     assert!(again.is_none(), "it was used after the backup was made");
 }

@@ -3,6 +3,7 @@
 mod backup;
 mod changes;
 mod credentials;
+mod federation;
 mod rules;
 mod schema;
 mod several;

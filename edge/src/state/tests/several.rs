@@ -144,7 +144,7 @@ async fn an_assertion_buys_one_access_token_on_all_edges_together(given: Stage) 
             other.clone()
         };
         let (by, grant, mark) = (given.by(), grant.clone(), mark.clone());
-        tasks.spawn(async move { state.mint(&by, &grant, Some(&mark)).await.unwrap() });
+        tasks.spawn(async move { state.mint(&by, &grant, Some(&mark), None).await.unwrap() });
     }
     let minted: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
     assert_eq!(minted.len(), 1);
@@ -158,7 +158,7 @@ async fn an_assertion_buys_one_access_token_on_all_edges_together(given: Stage) 
         given
             .another()
             .await
-            .mint(&given.by(), &grant, Some(&mark))
+            .mint(&given.by(), &grant, Some(&mark), None)
             .await
             .unwrap()
             .is_none()
@@ -167,7 +167,7 @@ async fn an_assertion_buys_one_access_token_on_all_edges_together(given: Stage) 
     assert!(
         given
             .state
-            .mint(&given.by(), &grant, Some(&mark))
+            .mint(&given.by(), &grant, Some(&mark), None)
             .await
             .unwrap()
             .is_none()
@@ -176,7 +176,7 @@ async fn an_assertion_buys_one_access_token_on_all_edges_together(given: Stage) 
     assert!(
         given
             .state
-            .mint(&given.by(), &grant, Some(&mark))
+            .mint(&given.by(), &grant, Some(&mark), None)
             .await
             .unwrap()
             .is_some()
@@ -186,7 +186,7 @@ async fn an_assertion_buys_one_access_token_on_all_edges_together(given: Stage) 
 async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(given: Stage) {
     let (grant, mark) = granted(&given).await;
     let (state, by, now) = (&given.state, given.by(), given.clock.seconds());
-    let token = state.mint(&by, &grant, None).await.unwrap().unwrap();
+    let token = state.mint(&by, &grant, None, None).await.unwrap().unwrap();
     let valid = async |at| state.grant(token.expose(), at).await.unwrap().is_some();
     assert!(valid(now + 599).await);
     assert!(!valid(now + 600).await);
@@ -201,7 +201,7 @@ async fn an_access_token_ends_with_its_time_its_rule_and_its_issuer(given: Stage
         rule: second.id.clone(),
         ..grant
     };
-    let token = state.mint(&by, &grant, None).await.unwrap().unwrap();
+    let token = state.mint(&by, &grant, None, None).await.unwrap().unwrap();
     state.archive_issuer(&by, &mark.issuer).await.unwrap();
     assert!(state.grant(token.expose(), now).await.unwrap().is_none());
     assert!(state.rule(&second.id).await.unwrap().is_none());
