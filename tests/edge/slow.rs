@@ -168,7 +168,7 @@ async fn a_proxy_that_keeps_the_edge_waiting_is_cut_within_a_second_and_gets_no_
                     until("a refusal", async || {
                         (stand.edge.metric(REFUSED).await == 1).then_some(())
                     })
-                    .await
+                    .await;
                 }
                 Delay::Answer => stand.edge.logs("proxy connected", 1).await,
             }

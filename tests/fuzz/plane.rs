@@ -205,9 +205,8 @@ async fn plane(directory: &tempfile::TempDir) -> (Plane, State) {
         apply: Arc::new(move || {
             let acting = acting.clone();
             Box::pin(async move {
-                let at = SystemClock.wall().duration_since(UNIX_EPOCH).unwrap();
                 let all = u64::MAX >> 1;
-                acting.beat("one", all, true, at.as_secs()).await.unwrap();
+                acting.beat("one", all, true).await.unwrap();
             })
         }),
         edge_ca_certificates: Arc::new(Vec::new),

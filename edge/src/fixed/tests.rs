@@ -115,8 +115,7 @@ async fn a_time_that_no_clock_can_show_is_refused_and_the_last_good_tunnels_stay
     tasks.essential("tunnels", fixed.watch(tasks.clone()));
     let told = |cut_at: u64| {
         let secret = format!("{{id: a, sha256: '{}', cut_at: {cut_at}}}", "00".repeat(32));
-        let text =
-            format!("tunnels: [{{id: tnl_2, domain: u.example, secrets: [{secret}]}}]\n");
+        let text = format!("tunnels: [{{id: tnl_2, domain: u.example, secrets: [{secret}]}}]\n");
         folder.write("tunnels.yaml", &text)
     };
     let path = told(u64::MAX);

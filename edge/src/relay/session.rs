@@ -130,7 +130,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let directory = &shared.directory;
-    let live = directory.hold(proxy.bound.clone(), proxy.replica.clone(), proxy.address);
+    let held = directory.hold(proxy.bound.clone(), proxy.replica.clone(), proxy.address);
     let (sender, mut connection) = h2::client::Builder::new()
         .initial_window_size(wire::STREAM_WINDOW)
         .initial_connection_window_size(wire::CONNECTION_WINDOW)
@@ -161,7 +161,7 @@ where
     )?;
     let registered = shared.links.add(tunnel, &proxy.replica, sender);
     let halves = Halves { send, receive };
-    let line = Line::new(Arc::clone(shared), registered, live, ground, halves);
+    let line = Line::new(Arc::clone(shared), registered, held, ground, halves);
     Ok((line, ping))
 }
 

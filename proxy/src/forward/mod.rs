@@ -184,13 +184,11 @@ impl Forwarder {
         tunnel: &str,
         routes: Option<BTreeMap<String, control::Route>>,
     ) -> Result<(), RouteError> {
-        match routes {
-            Some(routes) => self.set_routes(Some(tunnel), routes),
-            None => {
-                self.0.tables.withdraw(tunnel);
-                Ok(())
-            }
+        if let Some(routes) = routes {
+            return self.set_routes(Some(tunnel), routes);
         }
+        self.0.tables.withdraw(tunnel);
+        Ok(())
     }
 
     fn replace(

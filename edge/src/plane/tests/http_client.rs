@@ -199,12 +199,12 @@ impl Served {
 
 /// As an edge that has acted on whatever comes.
 fn acting(stage: &Stage) -> Apply {
-    let (state, clock) = (stage.state.clone(), stage.clock.clone());
+    let known = stage.state.clone();
     Arc::new(move || {
-        let (state, clock) = (state.clone(), clock.clone());
+        let known = known.clone();
         Box::pin(async move {
             let all = u64::MAX >> 1;
-            state.beat("one", all, true, clock.seconds()).await.unwrap();
+            known.beat("one", all, true).await.unwrap();
         })
     })
 }

@@ -47,7 +47,7 @@ pub(crate) struct Web {
     refusals: Arc<Refusals>,
 }
 
-/// What all WebSockets of the carrier were refused for, so that not each of them fills the log.
+/// What all connections of the carrier were refused for, so that not each of them fills the log.
 #[derive(Debug)]
 struct Refusals {
     text: Pace,
