@@ -74,6 +74,7 @@ const DIRECTIONS: [Direction; 9] = [
         package: "keyward",
         ours: &[
             "keyward-control",
+            "keyward-edge-api",
             "keyward-identity",
             "keyward-pki",
             "keyward-process",

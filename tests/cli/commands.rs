@@ -275,6 +275,8 @@ async fn a_shell_completes_commands_nouns_and_flags() {
                 "check",
                 "status",
                 "rotate",
+                "init",
+                "connector",
                 "renew-cert",
                 "issue-client",
                 "completions",

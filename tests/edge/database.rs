@@ -369,7 +369,7 @@ async fn a_program_that_is_older_than_the_schema_touches_nothing() {
             let ended = world.run(words).await;
             assert_eq!(ended.status.code(), Some(78), "{words:?}");
             let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-            assert!(said.contains("this program knows up to 2"), "{said}");
+            assert!(said.contains("this program knows up to 3"), "{said}");
         }
         let again = "UPDATE schema_version SET number = number - 1";
         connection.execute(again).await.unwrap();

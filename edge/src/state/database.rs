@@ -140,7 +140,8 @@ async fn unreachable(url: &str, options: &AnyConnectOptions) -> OpenError {
     let tried = tokio::time::timeout(PATIENCE, AnyConnection::connect_with(options)).await;
     let source = match tried {
         Ok(Err(error)) => error,
-        Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
+        Ok(Ok(_)) => sqlx::Error::PoolTimedOut,
+        Err(_) => sqlx::Error::Io(ErrorKind::TimedOut.into()),
     };
     match transport::address(url) {
         Some(at) => OpenError::Unreachable { at, source },
@@ -232,8 +233,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_told_with_its_address_and_the_cause() {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        // Free again at the end of the statement.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").map(|listener| listener.local_addr());
+        let port = free.unwrap().unwrap().port();
         let url = format!("postgres://edge:canary@127.0.0.1:{port}/edge");
         let settings = Settings {
             edge: "edge.test".to_owned(),
