@@ -127,7 +127,9 @@ impl Case {
             .await;
         let token = self.read("tunnel-token");
         let _proxy = world.proxy("one", &self.tunnel, &token).await;
-        world.call(&self.tunnel.1).await
+        // The edge reads who may call a moment after it was told.
+        let called = async || (world.call(&self.tunnel.1).await == 200).then_some(200);
+        until("a call", called).await
     }
 }
 
