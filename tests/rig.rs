@@ -20,7 +20,7 @@ pub(crate) use canary::Canary;
 pub(crate) use credentials::Issuer;
 pub(crate) use daemon::{Answer, Daemon, Session};
 pub(crate) use line::{Carrier, Hello, Line};
-pub(crate) use proxy::{Proxy, Setup};
+pub(crate) use proxy::{Proxy, Setup, page, status};
 pub(crate) use upstream::Upstream;
 
 /// Everything that is waited for comes within this on the slowest machine.

@@ -109,10 +109,9 @@ async fn a_ca_key_in_the_store_that_may_not_be_read_is_refused_by_its_path() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.end().await, Some(0));
     // A store that another tool has filled.
-    let stock = place.path("stock");
-    std::fs::create_dir(&stock).unwrap();
-    for name in ["ca.crt", "ca.key", "tls.crt", "tls.key", "tunnel-domain"] {
-        std::fs::copy(place.path("store").join(name), stock.join(name)).unwrap();
+    let names = ["ca.crt", "ca.key", "tls.crt", "tls.key", "tunnel-domain"];
+    let stock = place.stock(&names);
+    for name in names {
         chown(stock.join(name), Some(KEYWARD), Some(KEYWARD)).unwrap();
     }
     chown(&stock, Some(KEYWARD), Some(KEYWARD)).unwrap();

@@ -453,11 +453,7 @@ async fn renew_cert_leaves_owner_group_and_mode_of_what_it_replaces() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.end().await, Some(0));
     // Plain files again.
-    let stock = place.path("stock");
-    std::fs::create_dir(&stock).unwrap();
-    for name in ["ca.crt", "ca.key", "tls.crt", "tls.key"] {
-        std::fs::copy(place.path("store").join(name), stock.join(name)).unwrap();
-    }
+    let stock = place.stock(&["ca.crt", "ca.key", "tls.crt", "tls.key"]);
     let rights = |name: &str, uid, gid, mode| {
         chown(stock.join(name), Some(uid), Some(gid)).unwrap();
         let mode = std::fs::Permissions::from_mode(mode);

@@ -76,6 +76,16 @@ impl Place {
         self.path(name).to_str().unwrap().to_owned()
     }
 
+    /// Plain copies of files of the store in a folder of their own, as another tool leaves them.
+    pub(crate) fn stock(&self, names: &[&str]) -> PathBuf {
+        let stock = self.path("stock");
+        std::fs::create_dir(&stock).unwrap();
+        for name in names {
+            std::fs::copy(self.path("store").join(name), stock.join(name)).unwrap();
+        }
+        stock
+    }
+
     /// Starts the daemon and waits for nothing.
     pub(crate) fn start(&self, arguments: &[&str]) -> Daemon {
         let log = self.path("log");

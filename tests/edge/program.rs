@@ -4,11 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::rig::until;
+use crate::rig::{page, status, until};
 
 /// A program that runs, with its configuration and its log. Dropped, it is killed.
 pub(crate) struct Program {
@@ -64,12 +62,7 @@ impl Program {
     }
 
     pub(crate) async fn page(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.health).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+        page(self.health, path).await
     }
 
     /// A metric without labels, or with those that `name` ends in.
@@ -92,20 +85,12 @@ impl Program {
 
     /// Resident memory, KiB.
     pub(crate) fn memory(&self) -> u64 {
-        self.status("VmRSS:")
+        status(self.id(), "VmRSS")
     }
 
     /// The most that it ever was, KiB.
     pub(crate) fn peak(&self) -> u64 {
-        self.status("VmHWM:")
-    }
-
-    fn status(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.id());
-        let text = std::fs::read_to_string(path).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let value = line.unwrap().trim().split(' ').next();
-        value.unwrap().parse().unwrap()
+        status(self.id(), "VmHWM")
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -329,20 +329,30 @@ impl Proxy {
     }
 
     fn status(&self, key: &str) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(key));
-        let value = line.unwrap().trim_start_matches(':').trim();
-        value.split(' ').next().unwrap().parse().unwrap()
+        status(self.id(), key)
     }
 
     /// A page of the health listener; `None`: it does not answer.
     pub(crate) async fn page(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.health).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let (_, body) = answer.split_once("\r\n\r\n")?;
-        Some(body.to_owned())
+        page(self.health, path).await
     }
+}
+
+/// A page of the health listener at `health`; `None`: it does not answer.
+pub(crate) async fn page(health: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(health).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some(body.to_owned())
+}
+
+/// A number in `/proc/PID/status`; memory is in KiB.
+pub(crate) fn status(pid: u32, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let value = line.unwrap().trim_start_matches(':').trim();
+    value.split(' ').next().unwrap().parse().unwrap()
 }

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::disk::Disk;
 use crate::renew;
-use crate::rotation::ulid;
+use crate::rotator::{fresh_id_at, unix};
 use crate::store::{Contents, Store, Wanted};
 use crate::tunnels::{CallError, NotSent, Tunnels, Unknown};
 use note::Note;
@@ -221,13 +221,7 @@ fn credential(
 }
 
 fn make(tunnel: &str, now: SystemTime) -> Result<Authority, Failure> {
-    let mut random = [0; 10];
-    getrandom::fill(&mut random).expect("a kernel that runs us has randomness");
-    let milliseconds = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis();
-    let id = ulid(u64::try_from(milliseconds).unwrap_or_default(), random);
+    let id = fresh_id_at(now);
     let tunnel = tunnel.get(..ID_IN_SUBJECT).unwrap_or(tunnel);
     let profile = AuthorityProfile::server(&format!("{tunnel} CA {id}"));
     Authority::generate(&profile, now)
@@ -349,8 +343,4 @@ fn unwritable(store: &Path, error: &dyn std::error::Error) -> Failure {
     Failure::config(format!("cannot write {}", store.display()))
         .caused_by(error)
         .next("run it as root, or as the owner of the files")
-}
-
-fn unix(time: SystemTime) -> u64 {
-    crate::rotator::unix(time)
 }

@@ -14,6 +14,7 @@ use process::{Clock, Failure};
 use super::note::{Note, Rotating};
 use super::{Order, TokenOutcome, patiently, refused, unwritable};
 use crate::disk::Disk;
+use crate::rotator::unix;
 use crate::store::Store;
 use crate::tunnels::{CallError, Rotation, TunnelToken, Tunnels};
 
@@ -82,7 +83,7 @@ impl Step<'_> {
         note.rotating = Some(Rotating {
             token_version: token_version.to_owned(),
             before: in_force.id.clone(),
-            since: super::unix(self.clock.wall()),
+            since: unix(self.clock.wall()),
         });
         self.write(note)?;
         let rotation = Rotation {
@@ -103,7 +104,7 @@ impl Step<'_> {
     }
 
     async fn wait_for(&self, open: &Rotating) {
-        let passed = super::unix(self.clock.wall()).saturating_sub(open.since);
+        let passed = unix(self.clock.wall()).saturating_sub(open.since);
         let left = LATE.saturating_sub(Duration::from_secs(passed));
         if !left.is_zero() {
             let seconds = left.as_secs();

@@ -72,14 +72,20 @@ fn a_torn_last_line_is_dropped_and_written_over() {
     }
 }
 
-#[test]
-fn damage_in_the_middle_and_a_newer_version_are_refused() {
+/// A journal with one record that nobody has open: its folder, its path and its text.
+fn one_record() -> (tempfile::TempDir, PathBuf, String) {
     let state = tempfile::tempdir().unwrap();
     let path = state.path().join("journal.jsonl");
     let mut journal = Journal::open(state.path()).unwrap();
     write(&mut journal, "a", 1).unwrap();
     drop(journal);
-    let good = std::fs::read_to_string(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    (state, path, text)
+}
+
+#[test]
+fn damage_in_the_middle_and_a_newer_version_are_refused() {
+    let (state, path, good) = one_record();
     std::fs::write(&path, format!("{good}garbage\n{good}")).unwrap();
     let refused = Journal::open(state.path()).unwrap_err();
     assert!(
@@ -97,12 +103,7 @@ fn damage_in_the_middle_and_a_newer_version_are_refused() {
 /// The last record is what recovery goes by: without it an older one would come true again.
 #[test]
 fn a_whole_last_line_that_is_no_record_is_refused_and_not_cut_off() {
-    let state = tempfile::tempdir().unwrap();
-    let path = state.path().join("journal.jsonl");
-    let mut journal = Journal::open(state.path()).unwrap();
-    write(&mut journal, "a", 1).unwrap();
-    drop(journal);
-    let good = std::fs::read_to_string(&path).unwrap();
+    let (state, path, good) = one_record();
     let newer = "{\"v\":2,\"kind\":\"of another shape\"}\n";
     for (last, expected) in [
         ("garbage\n", "line 2 of"),

@@ -27,6 +27,7 @@ use process::{Clock, Failure, Tasks};
 use tokio::sync::mpsc;
 
 use self::orders::Operations;
+pub(crate) use self::tunnel::fresh_id_at;
 use self::tunnel::{Desk, Tunnel};
 use crate::board::{Board, Request};
 use crate::config::Config;

@@ -196,6 +196,13 @@ impl World {
         names.sort();
         names
     }
+
+    /// The same, of CAs alone.
+    fn ca_keys(&self) -> Vec<String> {
+        let mut names = self.keys();
+        names.retain(|name| name.starts_with("ca-"));
+        names
+    }
 }
 
 fn switch(trusted: bool) -> Order {

@@ -1,7 +1,7 @@
 //! One tunnel: its state, what is loaded of it, and its turn.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use control::Role;
 use pki::{Authority, Certificate, IssueError, Linted};
@@ -306,11 +306,15 @@ impl Tunnel {
 
 /// A name for a new rotation.
 pub(super) fn fresh_id(moment: Moment) -> String {
+    fresh_id_at(moment.wall)
+}
+
+/// A name that no other has, which sorts by `wall`.
+pub(crate) fn fresh_id_at(wall: SystemTime) -> String {
     let mut random = [0; 10];
     getrandom::fill(&mut random).expect("a kernel that runs us has randomness");
-    let milliseconds = moment
-        .wall
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+    let milliseconds = wall
+        .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_millis();
     ulid(u64::try_from(milliseconds).unwrap_or_default(), random)

@@ -151,7 +151,7 @@ impl Tunnels {
     ///
     /// [`CallError`], like every call here.
     pub async fn tunnel(&self, id: &str) -> Result<api::Tunnel, CallError> {
-        self.get(&[id]).await
+        self.get(&[id], Vec::new()).await
     }
 
     /// The CA certificates that are registered and not archived, newest first.
@@ -270,11 +270,15 @@ impl Tunnels {
         Ok(token.into())
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, CallError> {
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: Vec<(&str, &str)>,
+    ) -> Result<T, CallError> {
         self.make(Request {
             class: Class::Read,
             path: join(path)?,
-            query: Vec::new(),
+            query,
             idempotency_key: None,
             body: None,
         })
@@ -288,14 +292,7 @@ impl Tunnels {
         for _ in 0..PAGES {
             let mut query = vec![("limit", PAGE)];
             query.extend(page.as_deref().map(|page| ("page", page)));
-            let request = Request {
-                class: Class::Read,
-                path: join(path)?,
-                query,
-                idempotency_key: None,
-                body: None,
-            };
-            let list: api::List<T> = self.make(request).await?;
+            let list: api::List<T> = self.get(path, query).await?;
             all.extend(list.data);
             match list.next_page {
                 None => return Ok(all),
@@ -326,18 +323,17 @@ impl Tunnels {
     }
 
     async fn make<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T, CallError> {
-        let (minted, answer) = self.send(&request).await?;
-        if answer.status == 401 {
-            self.tokens.invalidate(&minted);
-            if request.class != Class::Once {
-                let (minted, answer) = self.send(&request).await?;
-                if answer.status == 401 {
-                    self.tokens.invalidate(&minted);
+        let mut again = request.class != Class::Once;
+        loop {
+            let (minted, answer) = self.send(&request).await?;
+            if answer.status == 401 {
+                self.tokens.invalidate(&minted);
+                if std::mem::take(&mut again) {
+                    continue;
                 }
-                return read(&answer, minted.token.expose());
             }
+            return read(&answer, minted.token.expose());
         }
-        read(&answer, minted.token.expose())
     }
 
     async fn send(&self, request: &Request<'_>) -> Result<(Arc<Minted>, Answer), CallError> {

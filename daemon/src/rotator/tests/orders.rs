@@ -57,11 +57,7 @@ fn orders_fail_at_once_when_the_ca_cannot_sign() {
     let mut engine = world.start();
     world.ack("a");
     let key = |name: &str| world.path("state/custody/main").join(name);
-    let lost: Vec<_> = world
-        .keys()
-        .into_iter()
-        .filter(|name| name.starts_with("ca-"))
-        .collect();
+    let lost = world.ca_keys();
     for name in &lost {
         std::fs::remove_file(key(name)).unwrap();
     }

@@ -3,10 +3,6 @@
 use super::*;
 
 #[test]
-#[expect(
-    clippy::too_many_lines,
-    reason = "a story, told in the order in which it happens"
-)]
 fn a_switch_of_the_ca_publishes_under_the_standby_and_destroys_the_old_key_after_the_acks() {
     let world = World::new();
     let mut engine = world.start();
@@ -23,14 +19,7 @@ fn a_switch_of_the_ca_publishes_under_the_standby_and_destroys_the_old_key_after
     );
     assert_eq!(credential.generation, 2);
     // Nothing is destroyed before the last ack.
-    assert_eq!(
-        world
-            .keys()
-            .iter()
-            .filter(|name| name.starts_with("ca-"))
-            .count(),
-        2
-    );
+    assert_eq!(world.ca_keys().len(), 2);
     world.ack("a");
     world.turn(&mut engine);
     let operation = world.operation(&operation.id);
@@ -47,12 +36,8 @@ fn a_switch_of_the_ca_publishes_under_the_standby_and_destroys_the_old_key_after
     assert_eq!(world.stored("ca-next.crt"), next.pem);
     assert_eq!(status.rotations.ca, 1);
     // The key of the old one is gone, from the store's earlier sets as well.
-    let keys = world.keys();
-    assert_eq!(
-        keys.iter().filter(|name| name.starts_with("ca-")).count(),
-        2,
-        "{keys:?}"
-    );
+    let keys = world.ca_keys();
+    assert_eq!(keys.len(), 2, "{keys:?}");
     let key = world.stored("ca.key");
     for set in std::fs::read_dir(world.path("store")).unwrap() {
         if let Ok(other) = std::fs::read_to_string(set.unwrap().path().join("ca.key")) {
@@ -79,13 +64,6 @@ fn a_switch_of_the_ca_publishes_under_the_standby_and_destroys_the_old_key_after
     }
 }
 
-/// Names of the CA keys in custody.
-fn ca_keys(world: &World) -> Vec<String> {
-    let mut keys = world.keys();
-    keys.retain(|name| name.starts_with("ca-"));
-    keys
-}
-
 /// I6, rotation.md 5.3a: one that went without a farewell may serve the old CA's certificate still.
 #[test]
 fn a_proxy_that_vanished_silently_keeps_the_old_ca_key_for_an_hour() {
@@ -94,7 +72,7 @@ fn a_proxy_that_vanished_silently_keeps_the_old_ca_key_for_an_hour() {
     world.ack("a");
     world.ack("silent");
     world.turn(&mut engine);
-    let before = ca_keys(&world);
+    let before = world.ca_keys();
     world.board.replicas.send_modify(|replicas| {
         replicas.get_mut("silent").unwrap().connected = false;
     });
@@ -111,11 +89,11 @@ fn a_proxy_that_vanished_silently_keeps_the_old_ca_key_for_an_hour() {
     world.pass(HOUR - 3);
     world.ack("a");
     world.turn(&mut engine);
-    assert_eq!(ca_keys(&world), before, "the old key and the new one");
+    assert_eq!(world.ca_keys(), before, "the old key and the new one");
     world.pass(1);
     world.ack("a");
     world.turn(&mut engine);
-    assert!(!before.iter().all(|key| ca_keys(&world).contains(key)));
+    assert!(!before.iter().all(|key| world.ca_keys().contains(key)));
 }
 
 /// One that said farewell serves nothing any more.
@@ -142,7 +120,7 @@ fn a_proxy_that_left_on_purpose_holds_up_no_switch() {
 fn a_switch_without_proxies_keeps_the_old_ca_key_until_one_has_taken_the_new_certificate() {
     let mut world = World::new();
     let mut engine = world.start();
-    let before = ca_keys(&world);
+    let before = world.ca_keys();
     let operation = world.rotate_ca(&mut engine);
     assert_eq!(operation.state, OperationState::Done);
     assert_eq!(
@@ -152,7 +130,7 @@ fn a_switch_without_proxies_keeps_the_old_ca_key_until_one_has_taken_the_new_cer
     for _ in 0..3 {
         world.pass(HOUR / 2);
         world.turn(&mut engine);
-        assert!(before.iter().all(|key| ca_keys(&world).contains(key)));
+        assert!(before.iter().all(|key| world.ca_keys().contains(key)));
     }
     drop(engine);
     let mut engine = world.start();
@@ -164,11 +142,11 @@ fn a_switch_without_proxies_keeps_the_old_ca_key_until_one_has_taken_the_new_cer
         refused.next,
         "start a proxy, which takes the new certificate and so ends the switch; without one, order again in 40 min, which destroys the key of the CA before"
     );
-    assert!(before.iter().all(|key| ca_keys(&world).contains(key)));
+    assert!(before.iter().all(|key| world.ca_keys().contains(key)));
     world.ack("a");
     world.turn(&mut engine);
-    assert!(!before.iter().all(|key| ca_keys(&world).contains(key)));
-    assert_eq!(ca_keys(&world).len(), 2);
+    assert!(!before.iter().all(|key| world.ca_keys().contains(key)));
+    assert_eq!(world.ca_keys().len(), 2);
     assert_eq!(world.status().rotations.ca, 1);
 }
 
@@ -176,17 +154,17 @@ fn a_switch_without_proxies_keeps_the_old_ca_key_until_one_has_taken_the_new_cer
 fn the_next_switch_without_proxies_destroys_the_key_of_the_one_before() {
     let mut world = World::new();
     let mut engine = world.start();
-    let first = ca_keys(&world);
+    let first = world.ca_keys();
     assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Done);
     world.pass(HOUR - 59);
     let early = world.order(&mut engine, switch(true)).unwrap_err();
     assert!(early.next.contains("order again in 1 min,"), "{early:?}");
     world.pass(60);
     world.turn(&mut engine);
-    assert_eq!(ca_keys(&world).len(), 3);
+    assert_eq!(world.ca_keys().len(), 3);
     assert_eq!(world.rotate_ca(&mut engine).state, OperationState::Done);
     verify(&world.credential(), world.wall);
-    let keys = ca_keys(&world);
+    let keys = world.ca_keys();
     assert_eq!(first.iter().filter(|key| keys.contains(key)).count(), 1);
 }
 
@@ -197,7 +175,7 @@ fn the_old_ca_key_is_not_forgotten_while_the_store_cannot_be_written() {
     let mut engine = world.start();
     world.ack("a");
     world.turn(&mut engine);
-    let before = ca_keys(&world);
+    let before = world.ca_keys();
     // A directory where a link should go.
     std::fs::remove_file(world.path("store/..data")).unwrap();
     std::fs::create_dir(world.path("store/..data")).unwrap();
@@ -206,7 +184,7 @@ fn the_old_ca_key_is_not_forgotten_while_the_store_cannot_be_written() {
     assert_eq!(operation.state, OperationState::Running, "{operation:?}");
     world.ack("a");
     world.turn(&mut engine);
-    assert_eq!(ca_keys(&world), before);
+    assert_eq!(world.ca_keys(), before);
     assert!(world.status().standby_ca.is_none());
     let alarms = world.status().alarms.join("; ");
     assert!(
@@ -217,7 +195,7 @@ fn the_old_ca_key_is_not_forgotten_while_the_store_cannot_be_written() {
     world.pass(HOUR);
     world.ack("a");
     world.turn(&mut engine);
-    assert_ne!(ca_keys(&world), before);
+    assert_ne!(world.ca_keys(), before);
     assert_eq!(world.status().alarms, Vec::<String>::new());
 }
 
@@ -290,14 +268,7 @@ fn a_proxy_that_does_not_follow_keeps_the_old_ca_key_and_fails_the_order() {
         ended.detail,
         "switched, but these replicas have not acknowledged: mute; the old CA key is kept until they have"
     );
-    assert_eq!(
-        world
-            .keys()
-            .iter()
-            .filter(|name| name.starts_with("ca-"))
-            .count(),
-        2
-    );
+    assert_eq!(world.ca_keys().len(), 2);
     let refused = world.order(&mut engine, switch(true)).unwrap_err();
     assert_eq!(refused.what, "the last switch of the CA is not over");
     assert_eq!(
