@@ -12,7 +12,8 @@ use serde_json::Value;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::http::{Answer, Call};
+use crate::http::{Answer, Call, Verb};
+use crate::shown::shown;
 use crate::{Assertion, Http, HttpError, Secret};
 
 /// Where tokens are bought unless told otherwise.
@@ -22,10 +23,6 @@ pub const DEFAULT_URL: &str = "https://api.anthropic.com";
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// What the published SDKs send with this grant.
 const BETA: &str = "oauth-2025-04-20,oidc-federation-2026-04-01";
-/// Longest text of the other side that is passed on, characters.
-const LONGEST_MESSAGE: usize = 300;
-/// A word of the other side's as long as this is looked for in the assertion.
-const TELLTALE: usize = 16;
 
 /// Which rule lets us in, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +140,7 @@ pub async fn exchange(
             url: &format!("{}/v1/oauth/token", federation.url.trim_end_matches('/')),
             query: &[],
             headers: &[("anthropic-beta", BETA), ("accept", "application/json")],
-            body: Some(&body),
+            verb: Verb::Json(&body),
         })
         .await
         .map_err(|error| match error {
@@ -216,28 +213,6 @@ fn refused(answer: &Answer, assertion: &Assertion) -> Refused {
         request_id: request_id.or_else(|| clean(body.get("request_id"))),
         retry_after: answer.retry_after,
     }
-}
-
-/// A text of the other side, short, on one line, and without what it repeats of the assertion.
-fn shown(text: &str, assertion: &str) -> String {
-    let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let mut out = String::new();
-    for piece in text.split_inclusive(|c: char| !is_of_a_token(c)) {
-        let word = piece.trim_end_matches(|c: char| !is_of_a_token(c));
-        let repeats = word.len() >= TELLTALE
-            && word
-                .as_bytes()
-                .windows(TELLTALE)
-                .any(|part| assertion.as_bytes().windows(TELLTALE).any(|of| of == part));
-        if repeats {
-            out.push_str("[of the token]");
-            out.push_str(piece.get(word.len()..).unwrap_or_default());
-        } else {
-            out.push_str(piece);
-        }
-    }
-    let printable = out.chars().filter(|c| !c.is_control());
-    printable.take(LONGEST_MESSAGE).collect()
 }
 
 #[cfg(test)]

@@ -52,7 +52,8 @@ impl Fetcher {
     ///
     /// [`FetchError`].
     pub async fn fetch(&self, now: SystemTime) -> Result<Assertion, FetchError> {
-        let assertion = self.source.fetch(&self.http, &self.environment).await?;
+        let fetched = self.source.fetch(&self.http, &self.environment, now);
+        let assertion = fetched.await?;
         assertion.check_times(now).map_err(FetchError::Time)?;
         let again = self.last() == Some(assertion.digest());
         if self.single_use && again && assertion.claims().token_id().is_some() {

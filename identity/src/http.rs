@@ -4,9 +4,10 @@
 //! the body; it repeats requests on connections that went stale; it takes proxies from the environment for plain HTTP,
 //! too. TLS is rustls over aws-lc-rs, given as a whole configuration, so that no provider has to be chosen by features.
 
+mod address;
+
 use std::error::Error;
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +23,23 @@ use zeroize::Zeroizing;
 
 use crate::{Environment, Secret};
 
+use address::{parse, parse_near, place};
+
+pub use address::check_url;
+pub(crate) use address::{host_header, leads_to};
+
 /// From the first packet to the last byte of an answer.
 const LIMIT: Duration = Duration::from_secs(30);
 /// For look-up, TCP and TLS, of the above.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// The same for what stands beside this machine, or is not there at all.
+const NEAR_LIMIT: Duration = Duration::from_secs(10);
+const NEAR_CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Longest answer that is read, bytes.
 const LONGEST_ANSWER: usize = 1024 * 1024;
+/// `Content-Type` of a form.
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
+
 /// How calls leave this machine.
 #[derive(Clone, Debug, Default)]
 pub struct HttpSettings {
@@ -45,6 +57,7 @@ pub struct HttpSettings {
 pub struct Http {
     proxied: Client,
     direct: Client,
+    near: Client,
     settings: HttpSettings,
 }
 
@@ -95,8 +108,21 @@ pub struct Call<'a> {
     pub query: &'a [(&'a str, &'a str)],
     /// Names in lower case; values are kept out of every log.
     pub headers: &'a [(&'static str, &'a str)],
-    /// JSON to be posted; without it the request is a GET.
-    pub body: Option<&'a [u8]>,
+    /// What is done there.
+    pub verb: Verb<'a>,
+}
+
+/// What is done, and with which body.
+#[derive(Clone, Copy)]
+pub enum Verb<'a> {
+    /// `GET`.
+    Get,
+    /// `PUT` without a body.
+    Put,
+    /// `POST` of JSON.
+    Json(&'a [u8]),
+    /// `POST` of an encoded form.
+    Form(&'a str),
 }
 
 /// An answer, whatever its status. It may hold secrets, and has no `Debug`.
@@ -107,17 +133,10 @@ pub struct Answer {
     pub request_id: Option<String>,
     /// Seconds of `Retry-After`.
     pub retry_after: Option<u64>,
+    /// `Metadata-Flavor`, by which Google's metadata server is known.
+    pub(crate) flavor: Option<String>,
     /// At most 1 MiB; erased when dropped.
     pub body: Zeroizing<Vec<u8>>,
-}
-
-/// Whether calls to `url` are made: by `https`, or by `http` to this machine.
-///
-/// # Errors
-///
-/// What is wrong with it, without the URL.
-pub fn check_url(url: &str) -> Result<(), &'static str> {
-    parse(url).map(|_| ())
 }
 
 impl HttpSettings {
@@ -170,19 +189,21 @@ impl Http {
             .expect("the provider serves both versions of TLS")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let direct = client(&config, None)?;
+        let direct = client(&config, None, LIMIT, CONNECT_LIMIT)?;
+        let near = client(&config, None, NEAR_LIMIT, NEAR_CONNECT_LIMIT)?;
         let proxied = match &settings.https_proxy {
             None => direct.clone(),
             Some(url) => {
                 let wrong = |_| refused("HTTPS_PROXY", "it is no URL such as http://proxy:3128");
                 let proxy = Proxy::https(url.expose()).map_err(wrong)?;
                 let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
-                client(&config, Some(proxy.no_proxy(except)))?
+                client(&config, Some(proxy.no_proxy(except)), LIMIT, CONNECT_LIMIT)?
             }
         };
         Ok(Self {
             proxied,
             direct,
+            near,
             settings,
         })
     }
@@ -193,46 +214,64 @@ impl Http {
     ///
     /// [`HttpError`]; an answer of any status is none.
     pub async fn call(&self, call: Call<'_>) -> Result<Answer, HttpError> {
-        let mut url = parse(call.url).map_err(|why| refused("the address", why))?;
-        if !call.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(call.query);
-        }
-        let host = place(&url);
+        let url = parse(call.url).map_err(|why| refused("the address", why))?;
         let client = if url.scheme() == "https" {
             &self.proxied
         } else {
             &self.direct
         };
-        let mut request = match call.body {
-            None => client.get(url),
-            Some(body) => client
-                .post(url)
-                .header("content-type", "application/json")
-                .body(body.to_vec()),
-        };
-        request = request.headers(headers(call.headers)?);
-        let failed = |error: reqwest::Error| failed(&host, error);
-        let mut response = request.send().await.map_err(failed)?;
-        let text = |name: &str| {
-            let value = response.headers().get(name)?.to_str().ok()?;
-            (value.len() <= 128).then(|| value.to_owned())
-        };
-        let (request_id, retry_after) = (text("request-id"), text("retry-after"));
-        let status = response.status().as_u16();
-        let mut body = Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > LONGEST_ANSWER {
-                return Err(HttpError::TooLong { host });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Answer {
-            status,
-            request_id,
-            retry_after: retry_after.and_then(|value| value.parse().ok()),
-            body,
-        })
+        send(client, url, call).await
     }
+
+    /// The same to what a cloud has put beside this machine, by plain HTTP and never through a proxy: the proxy would
+    /// get the answer that is meant for this machine.
+    pub(crate) async fn call_near(&self, call: Call<'_>) -> Result<Answer, HttpError> {
+        let url = parse_near(call.url).map_err(|why| refused("the address", why))?;
+        send(&self.near, url, call).await
+    }
+}
+
+async fn send(client: &Client, mut url: Url, call: Call<'_>) -> Result<Answer, HttpError> {
+    if !call.query.is_empty() {
+        url.query_pairs_mut().extend_pairs(call.query);
+    }
+    let host = place(&url);
+    let request = match call.verb {
+        Verb::Get => client.get(url),
+        Verb::Put => client.put(url).header("content-length", "0"),
+        Verb::Json(body) => client
+            .post(url)
+            .header("content-type", "application/json")
+            .body(body.to_vec()),
+        Verb::Form(body) => client
+            .post(url)
+            .header("content-type", FORM)
+            .body(body.to_owned()),
+    };
+    let request = request.headers(headers(call.headers)?);
+    let failed = |error: reqwest::Error| failed(&host, error);
+    let mut response = request.send().await.map_err(failed)?;
+    let text = |name: &str| {
+        let value = response.headers().get(name)?.to_str().ok()?;
+        (value.len() <= 128).then(|| value.to_owned())
+    };
+    let (request_id, retry_after) = (text("request-id"), text("retry-after"));
+    let flavor = text("metadata-flavor");
+    let status = response.status().as_u16();
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > LONGEST_ANSWER {
+            return Err(HttpError::TooLong { host });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer {
+        status,
+        request_id,
+        retry_after: retry_after.and_then(|value| value.parse().ok()),
+        flavor,
+        body,
+    })
 }
 
 impl fmt::Debug for Http {
@@ -243,15 +282,20 @@ impl fmt::Debug for Http {
     }
 }
 
-fn client(config: &ClientConfig, proxy: Option<Proxy>) -> Result<Client, HttpError> {
+fn client(
+    config: &ClientConfig,
+    proxy: Option<Proxy>,
+    limit: Duration,
+    connect_limit: Duration,
+) -> Result<Client, HttpError> {
     let builder = Client::builder()
         .tls_backend_preconfigured(config.clone())
         .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .retry(retry::never())
         .referer(false)
-        .timeout(LIMIT)
-        .connect_timeout(CONNECT_LIMIT)
+        .timeout(limit)
+        .connect_timeout(connect_limit)
         // A connection that waits may die at the moment it is used, and then nobody knows what arrived.
         .pool_max_idle_per_host(0)
         .http1_only()
@@ -264,33 +308,6 @@ fn client(config: &ClientConfig, proxy: Option<Proxy>) -> Result<Client, HttpErr
     builder
         .build()
         .map_err(|error| refused("outgoing HTTP", &error.without_url().to_string()))
-}
-
-fn parse(url: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(url).map_err(|_| "it is no URL such as https://api.example.com")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("take user and password out of it");
-    }
-    let host = url.host_str().ok_or("it has no host")?;
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if is_this_machine(host) => Ok(url),
-        "http" => Err("a token would be sent in plain text; write https"),
-        _ => Err("write https"),
-    }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn place(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
 }
 
 fn headers(list: &[(&'static str, &str)]) -> Result<HeaderMap, HttpError> {
@@ -344,29 +361,6 @@ fn refused(what: &str, why: &str) -> HttpError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_goes_in_plain_text_to_this_machine_alone() {
-        for url in [
-            "https://api.example.com",
-            "http://127.0.0.1:80/x",
-            "http://[::1]:1",
-            "http://localhost:8080",
-        ] {
-            assert_eq!(check_url(url), Ok(()), "{url}");
-        }
-        for url in [
-            "http://api.example.com",
-            "http://127.0.0.1.example.com",
-            "http://localhost.example.com",
-            "ftp://127.0.0.1",
-            "api.example.com",
-            "https://user:secret@api.example.com",
-        ] {
-            let why = check_url(url).unwrap_err();
-            assert!(!why.contains("secret"), "{why}");
-        }
-    }
 
     #[test]
     fn an_empty_proxy_variable_says_nothing() {

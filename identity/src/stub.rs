@@ -34,6 +34,13 @@ impl Server {
     pub(crate) fn start(
         answer: impl Fn(usize) -> (&'static str, &'static str, String) + Send + 'static,
     ) -> Self {
+        Self::judge(move |number, _| answer(number))
+    }
+
+    /// The same, and `answer` sees the request.
+    pub(crate) fn judge(
+        answer: impl Fn(usize, &Request) -> (&'static str, &'static str, String) + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::<Mutex<Vec<Request>>>::default();
@@ -62,8 +69,9 @@ impl Server {
                 let mut body = vec![0; length.map_or(0, |text| text.parse().unwrap())];
                 stream.read_exact(&mut body).unwrap();
                 let body = String::from_utf8(body).unwrap();
-                noted.lock().unwrap().push(Request { head, body });
-                let (status, more, body) = answer(number);
+                let request = Request { head, body };
+                noted.lock().unwrap().push(request.clone());
+                let (status, more, body) = answer(number, &request);
                 if !status.is_empty() {
                     // A client that has heard enough may be gone.
                     let _ = write!(

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use ::identity::Environment;
 use clap::ValueHint;
 use process::{Failure, Firewall};
 use serde::Serialize;
@@ -53,9 +54,16 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
         .next("change what they name, or check without --strict"));
     }
     if arguments.firewall {
-        // It dials nobody: what it makes is fetched over the control socket.
+        // What it makes is fetched over the control socket; it dials nobody but those that an identity needs.
         let mut firewall = Firewall::default();
         firewall.listen(config.health.addr, "health and metrics");
+        let places = config
+            .identity
+            .as_ref()
+            .map(|given| given.places(&Environment::process()));
+        for place in places.unwrap_or_default() {
+            firewall.dial(&place.host, place.port, place.why);
+        }
         return output::text(&firewall.to_string());
     }
     if arguments.json {

@@ -2,11 +2,14 @@
 //!
 //! The other side answers every refusal with the same words. So each claim is compared here, before anything is sent.
 
+mod advice;
+mod traps;
+
 use std::path::{Path, PathBuf};
 
 use identity::{
     Assertion, Check, Configuration, Credential, Environment, ExchangeError, Federation, Given,
-    Http, HttpError, HttpSettings, Minted, Refused, Source, SourceError, Verdict, checks, exchange,
+    Http, HttpError, HttpSettings, Minted, Refused, Verdict, checks, exchange,
 };
 use process::{Clock, Exit, Failure, SystemClock};
 use serde_json::{Map, Value, json};
@@ -15,6 +18,8 @@ use super::DEFAULT_CONFIG;
 use super::output::{self, Ended};
 use super::table::table;
 use crate::config::Config;
+use advice::no_token;
+use traps::traps;
 
 /// What can be examined.
 #[derive(Debug, clap::Subcommand)]
@@ -76,8 +81,9 @@ async fn examine(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
     };
     let http = Http::new(settings).map_err(|error| unreachable_or_unusable(&error))?;
     report.say("source", source.name());
-    let fetched = source.fetch(&http, &environment).await;
+    let fetched = source.fetch(&http, &environment, SystemClock.wall()).await;
     let assertion = fetched.map_err(|error| no_token(&error, source))?;
+    report.traps(&traps(source, assertion.claims(), &configuration.expect));
     compare(&assertion, &configuration, report)?;
     if !arguments.exchange {
         return Ok(());
@@ -161,6 +167,15 @@ impl Report {
         self.json.insert(name.replace(' ', "_"), value.into());
     }
 
+    fn traps(&mut self, found: &[&str]) {
+        for trap in found {
+            self.text.push_str("note: ");
+            self.text.push_str(trap);
+            self.text.push('\n');
+        }
+        self.json.insert("notes".to_owned(), json!(found));
+    }
+
     fn claims(&mut self, assertion: &Assertion, all: &[Check]) {
         let cell = |text: Option<&String>| text.cloned().unwrap_or_else(|| "-".to_owned());
         let rows: Vec<Vec<String>> = all
@@ -203,42 +218,7 @@ impl Report {
     }
 }
 
-/// Why the source gave nothing, and whose turn it is.
-fn no_token(error: &SourceError, source: &Source) -> Failure {
-    let (exit, next) = match error {
-        SourceError::File { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            (Exit::Permission, "let this user read it")
-        }
-        SourceError::Http(error) => return unreachable_or_unusable(error),
-        SourceError::Refused { status, .. } => match status {
-            401 => (
-                Exit::Permission,
-                "look at the token that asks for it: it may be over",
-            ),
-            403 => (
-                Exit::Permission,
-                "allow it: create on serviceaccounts/token, or permissions: id-token: write",
-            ),
-            400..=499 => (Exit::Config, "look at identity.source: names and audiences"),
-            _ => (
-                Exit::Unavailable,
-                "try again, or look at the log of that server",
-            ),
-        },
-        SourceError::Exec { .. } => (
-            Exit::Unavailable,
-            "run it by hand, with no variable set but those that it is given",
-        ),
-        SourceError::Variable(_) => (
-            Exit::Config,
-            "set it: on GitHub by permissions: id-token: write, on GitLab by id_tokens",
-        ),
-        _ => (Exit::Config, "look at what the source holds"),
-    };
-    let what = format!("the source {} gave no identity token", source.name());
-    Failure::new(exit, what).caused_by(error).next(next)
-}
-
+/// The call had no answer.
 pub(super) fn unreachable_or_unusable(error: &HttpError) -> Failure {
     let (exit, next) = match error {
         HttpError::Settings { .. } => (

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::identity::{Answer, Call, Http, HttpError, Minted, Tokens};
+use ::identity::{Answer, Call, Http, HttpError, Minted, Tokens, Verb};
 use process::Clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -365,7 +365,7 @@ impl Tunnels {
                 url: &url,
                 query: &request.query,
                 headers: &headers,
-                body: request.body.as_deref(),
+                verb: request.body.as_deref().map_or(Verb::Get, Verb::Json),
             })
             .await;
         self.note(answer.as_ref());

@@ -3,9 +3,13 @@
 use serde::Deserialize;
 use zeroize::Zeroize;
 
-use super::{SourceError, message, variable};
-use crate::http::Call;
+use super::said::refusal;
+use super::{SourceError, variable};
+use crate::http::{Call, Verb};
 use crate::{Assertion, AssertionError, Environment, Http, Secret};
+
+/// The variable with the runner's endpoint.
+pub(super) const URL: &str = "ACTIONS_ID_TOKEN_REQUEST_URL";
 
 #[derive(Deserialize)]
 struct Reply {
@@ -17,7 +21,7 @@ pub(super) async fn fetch(
     http: &Http,
     environment: &Environment,
 ) -> Result<Assertion, SourceError> {
-    let url = variable(environment, "ACTIONS_ID_TOKEN_REQUEST_URL")?;
+    let url = variable(environment, URL)?;
     let token = variable(environment, "ACTIONS_ID_TOKEN_REQUEST_TOKEN")?;
     let authorization = Secret::new(format!("Bearer {}", token.expose()));
     let query: Vec<(&str, &str)> = audience
@@ -32,14 +36,11 @@ pub(super) async fn fetch(
                 ("authorization", authorization.expose()),
                 ("accept", "application/json"),
             ],
-            body: None,
+            verb: Verb::Get,
         })
         .await?;
     if answer.status != 200 {
-        return Err(SourceError::Refused {
-            status: answer.status,
-            message: message(&answer.body),
-        });
+        return Err(refusal(&answer, authorization.expose()));
     }
     let reply: Result<Reply, _> = serde_json::from_slice(&answer.body);
     let mut reply = reply.map_err(|_| AssertionError::Malformed("the answer has none"))?;

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroize;
 
-use super::{SourceError, message, read, variable};
-use crate::http::Call;
+use super::said::refusal;
+use super::{SourceError, read, variable};
+use crate::http::{Call, Verb};
 use crate::{Assertion, AssertionError, Environment, Http};
 
 /// Where a pod finds what its cluster gave it.
@@ -89,14 +90,11 @@ impl Kubernetes {
                     ("authorization", authorization.expose()),
                     ("accept", "application/json"),
                 ],
-                body: Some(self.request().to_string().as_bytes()),
+                verb: Verb::Json(self.request().to_string().as_bytes()),
             })
             .await?;
         if answer.status != 201 {
-            return Err(SourceError::Refused {
-                status: answer.status,
-                message: message(&answer.body),
-            });
+            return Err(refusal(&answer, authorization.expose()));
         }
         let reply: Result<Reply, _> = serde_json::from_slice(&answer.body);
         let mut reply = reply.map_err(|_| AssertionError::Malformed("the answer has none"))?;
@@ -121,7 +119,7 @@ impl Kubernetes {
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec})
     }
 
-    fn server(&self, environment: &Environment) -> Result<String, SourceError> {
+    pub(super) fn server(&self, environment: &Environment) -> Result<String, SourceError> {
         if let Some(url) = &self.url {
             return Ok(url.trim_end_matches('/').to_owned());
         }

@@ -1,20 +1,32 @@
 //! Where a workload's own token comes from. It is read again for every use: whatever wrote it may have replaced it.
 
+mod aws;
+mod azure;
 mod exec;
+mod gcp;
 mod github;
 mod kubernetes;
+mod said;
+mod spiffe;
+mod vault;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::{Assertion, AssertionError, Environment, Http, HttpError, LONGEST};
 
+pub use aws::{Aws, AwsAlgorithm, is_region};
+pub use azure::Azure;
 pub use exec::Exec;
+pub use gcp::Gcp;
 pub use kubernetes::{BoundObject, Kubernetes};
+pub use spiffe::{Spiffe, workload_socket};
+pub use vault::{Vault, VaultAuth};
 
 /// A place that gives tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +44,16 @@ pub enum Source {
         /// `aud`; without one the issuer puts its own default.
         audience: Option<String>,
     },
+    /// The metadata server of Google's cloud.
+    Gcp(Gcp),
+    /// A managed identity or a workload identity of Azure.
+    Azure(Azure),
+    /// A web identity token of AWS: a fresh one each time.
+    Aws(Aws),
+    /// An identity token of Vault or `OpenBao`: a fresh one each time.
+    Vault(Vault),
+    /// A JWT-SVID of the SPIFFE Workload API; an agent may give the same one again while it is young.
+    Spiffe(Spiffe),
 }
 
 /// Why a source gave no token. No variant holds one.
@@ -62,20 +84,34 @@ pub enum SourceError {
     #[error("the source was asked in vain")]
     Http(#[from] HttpError),
     /// The server of the source refused.
-    #[error("the source answered {status}{}", .message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
+    #[error("the source answered {status}{}{}", after(" ", .code.as_ref()), after(": ", .message.as_ref()))]
     Refused {
-        /// HTTP status.
+        /// HTTP status, or gRPC's where that is spoken.
         status: u16,
+        /// What it calls its reason.
+        code: Option<String>,
         /// What it said, shortened.
         message: Option<String>,
     },
+    /// The socket of the source was not heard.
+    #[error("no answer came through {}", .path.display())]
+    Socket {
+        /// Where it is.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something else stands in its place.
+    #[error("what answered is not the source: {0}")]
+    Impostor(&'static str),
     /// What it gave cannot be sent.
     #[error("what the source gave cannot be used")]
     Assertion(#[from] AssertionError),
 }
 
 impl Source {
-    /// Asks for a token. Dropped, a program that runs is killed.
+    /// Asks for a token; `now` is what a request is signed with. Dropped, a program that runs is killed.
     ///
     /// # Errors
     ///
@@ -84,6 +120,7 @@ impl Source {
         &self,
         http: &Http,
         environment: &Environment,
+        now: SystemTime,
     ) -> Result<Assertion, SourceError> {
         let assertion = match self {
             Self::File(path) => Assertion::read(&read(path)?)?,
@@ -93,6 +130,11 @@ impl Source {
             Self::GitHubActions { audience } => {
                 github::fetch(audience.as_deref(), http, environment).await?
             }
+            Self::Gcp(gcp) => gcp.fetch(http, environment).await?,
+            Self::Azure(azure) => azure.fetch(http, environment).await?,
+            Self::Aws(aws) => aws.fetch(http, environment, now).await?,
+            Self::Vault(vault) => vault.fetch(http).await?,
+            Self::Spiffe(spiffe) => spiffe.fetch(environment).await?,
         };
         Ok(assertion)
     }
@@ -105,6 +147,31 @@ impl Source {
             Self::Exec(_) => "exec",
             Self::Kubernetes(_) => "kubernetes",
             Self::GitHubActions { .. } => "github_actions",
+            Self::Gcp(_) => "gcp",
+            Self::Azure(_) => "azure",
+            Self::Aws(_) => "aws",
+            Self::Vault(_) => "vault",
+            Self::Spiffe(_) => "spiffe",
+        }
+    }
+
+    /// The URLs of its servers, and what they are called for.
+    pub(crate) fn servers(&self, environment: &Environment) -> Vec<(String, &'static str)> {
+        match self {
+            Self::File(_) | Self::Environment(_) | Self::Exec(_) | Self::Spiffe(_) => Vec::new(),
+            Self::Kubernetes(kubernetes) => {
+                let url = kubernetes.server(environment);
+                url.map(|url| vec![(url, "identity token, TokenRequest")])
+                    .unwrap_or_default()
+            }
+            Self::GitHubActions { .. } => optional(environment, github::URL)
+                .map(|url| (url.expose().to_owned(), "identity token, GitHub Actions"))
+                .into_iter()
+                .collect(),
+            Self::Gcp(_) => vec![(gcp::server(environment), "identity token, metadata server")],
+            Self::Azure(_) => vec![(azure::server(environment), "identity token, Azure")],
+            Self::Aws(aws) => aws.servers(environment),
+            Self::Vault(vault) => vec![(vault.address.clone(), "identity token, Vault")],
         }
     }
 }
@@ -124,18 +191,18 @@ fn read(path: &Path) -> Result<Zeroizing<String>, SourceError> {
 }
 
 fn variable(environment: &Environment, name: &str) -> Result<crate::Secret, SourceError> {
-    let value = environment.text(name);
-    value
-        .filter(|value| !value.expose().trim().is_empty())
-        .ok_or_else(|| SourceError::Variable(name.to_owned()))
+    optional(environment, name).ok_or_else(|| SourceError::Variable(name.to_owned()))
 }
 
-/// What a server said, if it is JSON with a `message`, shortened and without control characters.
-fn message(body: &[u8]) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let text = body.get("message")?.as_str()?;
-    let printable = text.chars().filter(|c| !c.is_control());
-    Some(printable.take(200).collect())
+/// A variable that says something.
+fn optional(environment: &Environment, name: &str) -> Option<crate::Secret> {
+    let value = environment.text(name);
+    value.filter(|value| !value.expose().trim().is_empty())
+}
+
+fn after(before: &str, text: Option<&String>) -> String {
+    text.map(|text| format!("{before}{text}"))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,3 +1,6 @@
+mod aws;
+mod clouds;
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -18,23 +21,23 @@ async fn a_file_is_read_again_at_each_use() {
     let source = Source::File(path.clone());
     for jti in ["one", "two"] {
         std::fs::write(&path, format!("{}\n", token(&json!({"jti": jti})))).unwrap();
-        let read = source.fetch(&http(), &none()).await.unwrap();
+        let read = source.fetch(&http(), &none(), at(50)).await.unwrap();
         assert_eq!(read.claims().token_id(), Some(jti));
     }
     std::fs::write(&path, "\n").unwrap();
-    let empty = source.fetch(&http(), &none()).await.unwrap_err();
+    let empty = source.fetch(&http(), &none(), at(50)).await.unwrap_err();
     assert!(matches!(
         empty,
         SourceError::Assertion(AssertionError::Empty)
     ));
     std::fs::write(&path, "A".repeat(LONGEST + 1)).unwrap();
-    let long = source.fetch(&http(), &none()).await.unwrap_err();
+    let long = source.fetch(&http(), &none(), at(50)).await.unwrap_err();
     assert!(matches!(
         long,
         SourceError::Assertion(AssertionError::TooLong(_))
     ));
     std::fs::remove_file(&path).unwrap();
-    let gone = source.fetch(&http(), &none()).await.unwrap_err();
+    let gone = source.fetch(&http(), &none(), at(50)).await.unwrap_err();
     assert!(matches!(gone, SourceError::File { .. }));
 }
 
@@ -86,7 +89,7 @@ async fn a_program_is_bounded_in_time_and_output_and_has_to_end_well() {
             timeout: Duration::from_millis(timeout),
         });
         let environment = Environment::of(&[("GIVEN", "g"), ("CANARY", "c")]);
-        source.fetch(&http(), &environment).await
+        source.fetch(&http(), &environment, at(50)).await
     };
     let clean = "[ \"$GIVEN$CANARY\" = g ] || exit 7; echo \"$1\"";
     let read = run(clean, 20_000).await.unwrap();
@@ -126,7 +129,7 @@ async fn a_job_on_github_asks_its_runner_with_an_encoded_audience() {
     let source = Source::GitHubActions {
         audience: Some("https://a?b&c".to_owned()),
     };
-    let read = source.fetch(&http(), &environment).await.unwrap();
+    let read = source.fetch(&http(), &environment, at(50)).await.unwrap();
     assert_eq!(read.expose(), given);
     let asked = &server.requests()[0];
     assert_eq!(
@@ -134,9 +137,12 @@ async fn a_job_on_github_asks_its_runner_with_an_encoded_audience() {
         "GET /x?api-version=2&audience=https%3A%2F%2Fa%3Fb%26c HTTP/1.1"
     );
     assert!(asked.has("authorization: Bearer canary"));
-    let refused = source.fetch(&http(), &environment).await.unwrap_err();
+    let refused = source
+        .fetch(&http(), &environment, at(50))
+        .await
+        .unwrap_err();
     assert_eq!(refused.to_string(), "the source answered 403: noright");
-    let nothing = source.fetch(&http(), &none()).await.unwrap_err();
+    let nothing = source.fetch(&http(), &none(), at(50)).await.unwrap_err();
     assert!(matches!(nothing, SourceError::Variable(_)));
     assert!(!format!("{refused:?} {nothing:?}").contains("canary"));
 }

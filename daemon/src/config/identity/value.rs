@@ -24,6 +24,19 @@ pub(super) fn duration(
     Ok(duration)
 }
 
+/// A text that has to be there.
+pub(super) fn required(
+    key: &str,
+    text: Option<String>,
+    next: &'static str,
+) -> Result<String, Failure> {
+    match text {
+        Some(text) if !text.trim().is_empty() => Ok(text),
+        Some(text) => Err(Failure::config(format!("{key} is {text:?}")).next(next)),
+        None => Err(Failure::config(format!("{key} is missing")).next(next)),
+    }
+}
+
 /// Without the value: somebody may have written a password into it.
 pub(super) fn url(key: &str, url: &str) -> Result<(), Failure> {
     ::identity::check_url(url)

@@ -1,7 +1,11 @@
 //! The key `source`: exactly one of the places that give tokens.
 
+mod aws;
+mod cloud;
 mod exec;
 mod kubernetes;
+mod spiffe;
+mod vault;
 
 use std::path::PathBuf;
 
@@ -11,8 +15,26 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::value::absolute;
+use aws::RawAws;
+use cloud::{RawAzure, RawGcp};
 use exec::RawExec;
 use kubernetes::RawKubernetes;
+use spiffe::RawSpiffe;
+use vault::RawVault;
+
+/// As the file calls them.
+const KINDS: [&str; 10] = [
+    "file",
+    "environment",
+    "exec",
+    "kubernetes",
+    "github_actions",
+    "gcp",
+    "azure",
+    "aws",
+    "vault",
+    "spiffe",
+];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -22,6 +44,11 @@ pub(super) struct RawSource {
     exec: Option<RawExec>,
     kubernetes: Option<RawKubernetes>,
     github_actions: Option<RawGitHubActions>,
+    gcp: Option<RawGcp>,
+    azure: Option<RawAzure>,
+    aws: Option<RawAws>,
+    vault: Option<RawVault>,
+    spiffe: Option<RawSpiffe>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -31,26 +58,36 @@ struct RawGitHubActions {
 }
 
 pub(super) fn convert(raw: RawSource) -> Result<Source, Failure> {
-    let file = absolute("identity.source.file", raw.file)?.map(Source::File);
-    let variable = raw.environment.map(variable).transpose()?;
-    let exec = raw.exec.map(exec::convert).transpose()?.map(Source::Exec);
-    let kubernetes = raw.kubernetes.map(kubernetes::convert).transpose()?;
     let github = raw.github_actions.map(|raw| Source::GitHubActions {
         audience: raw.audience,
     });
     let all = [
-        file,
-        variable,
-        exec,
-        kubernetes.map(Source::Kubernetes),
+        absolute("identity.source.file", raw.file)?.map(Source::File),
+        raw.environment.map(variable).transpose()?,
+        raw.exec.map(exec::convert).transpose()?.map(Source::Exec),
+        raw.kubernetes
+            .map(kubernetes::convert)
+            .transpose()?
+            .map(Source::Kubernetes),
         github,
+        raw.gcp.map(cloud::gcp).transpose()?.map(Source::Gcp),
+        raw.azure.map(cloud::azure).transpose()?.map(Source::Azure),
+        raw.aws.map(aws::convert).transpose()?.map(Source::Aws),
+        raw.vault
+            .map(vault::convert)
+            .transpose()?
+            .map(Source::Vault),
+        raw.spiffe
+            .map(spiffe::convert)
+            .transpose()?
+            .map(Source::Spiffe),
     ];
     let mut named = all.into_iter().flatten();
     match (named.next(), named.next()) {
         (Some(source), None) => Ok(source),
         _ => Err(
             Failure::config("identity.source names not exactly one source")
-                .next("write one of file, environment, exec, kubernetes, github_actions"),
+                .next(format!("write one of {}", KINDS.join(", "))),
         ),
     }
 }
@@ -73,6 +110,11 @@ pub(super) fn json(source: &Source) -> Value {
         Source::Exec(exec) => json!({"exec": exec::json(exec)}),
         Source::Kubernetes(kubernetes) => json!({"kubernetes": kubernetes::json(kubernetes)}),
         Source::GitHubActions { audience } => json!({"github_actions": {"audience": audience}}),
+        Source::Gcp(gcp) => json!({"gcp": cloud::gcp_json(gcp)}),
+        Source::Azure(azure) => json!({"azure": cloud::azure_json(azure)}),
+        Source::Aws(aws) => json!({"aws": aws::json(aws)}),
+        Source::Vault(vault) => json!({"vault": vault::json(vault)}),
+        Source::Spiffe(spiffe) => json!({"spiffe": spiffe::json(spiffe)}),
     };
     written(value)
 }
