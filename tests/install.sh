@@ -15,6 +15,7 @@ logs=$tools/logs
 
 H2SPEC=2.2.1
 KUBE_APISERVER=1.36.3 # also in tools/kube-apiserver/go.mod
+VAULT=1.21.1          # also in tools/vault/go.mod
 TOXIPROXY=2.5.0
 CARGO_DENY=0.20.2
 RATHOLE=0.5.0
@@ -99,20 +100,30 @@ install_h2spec() {
     ln -sfn "../h2spec-$H2SPEC/h2spec" "$tools/bin/h2spec"
 }
 
-# The real one, 2.5 to 4 minutes on two cores. Built in the cache, because Go writes sums beside the module file.
-install_kube_apiserver() {
-    local folder=$tools/kube-apiserver-$KUBE_APISERVER
-    grep -q "k8s.io/kubernetes v$KUBE_APISERVER\$" "$here/tools/kube-apiserver/go.mod" || return 1
-    if [[ ! -x $folder/kube-apiserver ]]; then
+# go_server NAME VERSION MODULE PACKAGE OPTION...: a real server, built as tools/NAME/go.mod says. In the cache, because
+# Go writes sums beside the module file.
+go_server() {
+    local name=$1 version=$2 module=$3 package=$4 folder=$tools/$1-$2
+    shift 4
+    grep -q "$module v$version\$" "$here/tools/$name/go.mod" || return 1
+    if [[ ! -x $folder/$name ]]; then
         rm -rf "$folder.part"
         mkdir -p "$folder.part" "$folder"
-        cp "$here/tools/kube-apiserver/go.mod" "$folder.part/"
-        (cd "$folder.part" && CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags='-s -w' \
-            -o kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver) || return 1
-        mv "$folder.part/kube-apiserver" "$folder/kube-apiserver"
+        cp "$here/tools/$name/go.mod" "$folder.part/"
+        (cd "$folder.part" && CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags='-s -w' "$@" -o "$name" "$package") || return 1
+        mv "$folder.part/$name" "$folder/$name"
         rm -rf "$folder.part"
     fi
-    ln -sfn "../kube-apiserver-$KUBE_APISERVER/kube-apiserver" "$tools/bin/kube-apiserver"
+    ln -sfn "../$name-$version/$name" "$tools/bin/$name"
+}
+
+# 2.5 to 4 minutes on two cores, each of them.
+install_kube_apiserver() {
+    go_server kube-apiserver "$KUBE_APISERVER" k8s.io/kubernetes k8s.io/kubernetes/cmd/kube-apiserver
+}
+
+install_vault() {
+    go_server vault "$VAULT" github.com/hashicorp/vault github.com/hashicorp/vault -tags minimal
 }
 
 install_toxiproxy() {
@@ -187,7 +198,7 @@ flock 9
 
 # Those that compile go first, the longest before all, beside everything that only downloads.
 declare -A running=()
-steps=(kube_apiserver cargo_deny h2spec toxiproxy npm python)
+steps=(kube_apiserver vault cargo_deny h2spec toxiproxy npm python)
 [[ ${1:-} != peers ]] || steps=(rathole bore "${steps[@]}")
 for step in "${steps[@]}"; do
     timed "$step" "install_$step" >"$logs/$step" 2>&1 </dev/null 9>&- &
@@ -210,7 +221,7 @@ done
 
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ||
     fail "initdb is not there" "the package postgresql is installed and does not have it" "reinstall postgresql"
-for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset ip iptables tcpdump etcd "$tools"/bin/{h2spec,toxiproxy,cargo-deny,kube-apiserver,node} "$tools/python/bin/python"; do
+for program in nginx haproxy h2load wrk openssl curl testssl shellcheck faketime strace taskset ip iptables tcpdump etcd "$tools"/bin/{h2spec,toxiproxy,cargo-deny,kube-apiserver,vault,node} "$tools/python/bin/python"; do
     command -v "$program" >/dev/null || fail "$program is not there" "its package is installed and does not have it" "reinstall it"
 done
 if [[ ${1:-} == peers ]]; then

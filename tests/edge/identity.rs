@@ -1,6 +1,11 @@
 //! `keyward doctor identity` as an operator types it: a real edge sells access to what real sources give, through an
 //! HTTP proxy as a corporate network has one; and no token is seen anywhere but where it belongs.
 
+mod beside;
+mod clouds;
+mod vault;
+mod workload;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
