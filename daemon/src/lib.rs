@@ -15,6 +15,7 @@ pub mod init;
 pub mod journal;
 pub mod operator;
 pub mod publisher;
+pub mod remote;
 pub mod renew;
 pub mod rotation;
 pub mod rotator;
@@ -31,6 +32,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::identity::Environment;
 use process::{Clock, Drained, Failure, SystemClock, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +42,7 @@ use config::{Config, HealthListener};
 use health::Observer;
 use operator::Operator;
 use publisher::{Limits, Publisher};
+use remote::Remote;
 use rotator::Rotator;
 use status::Status;
 
@@ -69,7 +72,8 @@ pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Fa
     // Bind early, serve when ready: a second daemon ends here, before it touches any state.
     let (publisher, operator) = bind(&config, &board, &clock)?;
     let health = listen(config.health).await?;
-    let rotator = Rotator::open(&config, clock.clone())?;
+    let remote = remote(&config, &clock)?;
+    let rotator = Rotator::open(&config, clock.clone(), remote)?;
     let tunnels: BTreeSet<String> = config.tunnels.into_keys().collect();
     let names: Vec<&str> = tunnels.iter().map(String::as_str).collect();
     let names = names.join(",");
@@ -88,6 +92,18 @@ pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Fa
         Drained::Cut { left } => tracing::warn!(left, "keyward stopped before its tasks ended"),
     }
     tasks.failure().map_or(Ok(()), Err)
+}
+
+/// The other side of the tunnels that have one which can be asked.
+fn remote(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<Remote>, Failure> {
+    let any = config.tunnels.values().any(|one| one.remote().is_some());
+    any.then(|| {
+        let given = config.identity.clone().unwrap_or_default();
+        let (url, calls) = (config.api.url.clone(), config.api.calls_per_minute);
+        let environment = Environment::process();
+        remote::connect(&given, url, calls, &environment, clock).map(Remote::new)
+    })
+    .transpose()
 }
 
 /// Where the tasks meet, with nothing on it yet, and the orders that come in over it.

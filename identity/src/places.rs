@@ -14,6 +14,14 @@ pub struct Place {
     pub why: &'static str,
 }
 
+impl Place {
+    /// Where `url` leads, if it is one.
+    pub fn of(url: &str, why: &'static str) -> Option<Self> {
+        let (host, port) = leads_to(url)?;
+        Some(Self { host, port, why })
+    }
+}
+
 impl Given {
     /// Every server that an exchange with these settings calls: the source's, the proxy, and the one that sells tokens.
     /// A source that is asked through a socket or a program has none here.
@@ -26,23 +34,20 @@ impl Given {
             .source
             .as_ref()
             .map(|source| source.servers(environment));
-        let mut places: Vec<Place> = place(url, "token exchange").into_iter().collect();
+        let mut places: Vec<Place> = Place::of(url, "token exchange").into_iter().collect();
         places.extend(
-            proxy.and_then(|url| place(url.expose(), "HTTPS_PROXY, for what is called by https")),
+            proxy.and_then(|url| {
+                Place::of(url.expose(), "HTTPS_PROXY, for what is called by https")
+            }),
         );
         places.extend(
             source
                 .into_iter()
                 .flatten()
-                .filter_map(|(url, why)| place(&url, why)),
+                .filter_map(|(url, why)| Place::of(&url, why)),
         );
         places
     }
-}
-
-fn place(url: &str, why: &'static str) -> Option<Place> {
-    let (host, port) = leads_to(url)?;
-    Some(Place { host, port, why })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use ::identity::Environment;
+use ::identity::{Environment, Place};
 use clap::ValueHint;
 use process::{Failure, Firewall};
 use serde::Serialize;
@@ -54,14 +54,10 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
         .next("change what they name, or check without --strict"));
     }
     if arguments.firewall {
-        // What it makes is fetched over the control socket; it dials nobody but those that an identity needs.
+        // What it makes is fetched over the control socket; it dials the Tunnels API, and those that an identity needs.
         let mut firewall = Firewall::default();
         firewall.listen(config.health.addr, "health and metrics");
-        let places = config
-            .identity
-            .as_ref()
-            .map(|given| given.places(&Environment::process()));
-        for place in places.unwrap_or_default() {
+        for place in places(&config, &Environment::process()) {
             firewall.dial(&place.host, place.port, place.why);
         }
         return output::text(&firewall.to_string());
@@ -86,6 +82,20 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
         output::text(&format!("# warning: {warning}\n"))?;
     }
     Ok(())
+}
+
+/// Every server that the daemon calls.
+fn places(config: &Config, environment: &Environment) -> Vec<Place> {
+    let calls = config.tunnels.values().any(|one| one.remote().is_some());
+    let given = match &config.identity {
+        None if !calls => return Vec::new(),
+        given => given.clone().unwrap_or_default(),
+    };
+    let api = config.api.url.as_ref().filter(|_| calls);
+    let api = api.and_then(|url| Place::of(url, "Tunnels API"));
+    let mut places = given.places(environment);
+    places.extend(api);
+    places
 }
 
 /// A subscriber of the daemon's own user, whom `run` refuses. Whoever owns the state is taken for that

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use identity::{
     Assertion, Check, Configuration, Credential, Environment, ExchangeError, Federation, Given,
-    Http, HttpError, HttpSettings, Minted, Refused, Verdict, checks, exchange,
+    Http, HttpSettings, Minted, Refused, Verdict, checks, exchange,
 };
 use process::{Clock, Exit, Failure, SystemClock};
 use serde_json::{Map, Value, json};
@@ -18,6 +18,7 @@ use super::DEFAULT_CONFIG;
 use super::output::{self, Ended};
 use super::table::table;
 use crate::config::Config;
+use crate::remote::{configuration, no_rule, unreachable_or_unusable};
 use advice::no_token;
 use traps::traps;
 
@@ -109,25 +110,6 @@ pub(super) fn given(named: Option<&Path>) -> Result<Given, Failure> {
     Ok(Config::load(path)?.identity.unwrap_or_default())
 }
 
-/// What the file and the variables say together.
-pub(super) fn configuration(
-    given: &Given,
-    environment: &Environment,
-) -> Result<Configuration, Failure> {
-    given.with(environment).map_err(|error| {
-        Failure::config(error.to_string()).next(
-            "write identity: into keyward.yaml, or set the variables; docs/config.md has both",
-        )
-    })
-}
-
-/// There is nothing to exchange an identity token by.
-pub(super) fn no_rule() -> Failure {
-    Failure::config("no federation rule is named").next(
-        "write identity.federation_rule, or set ANTHROPIC_FEDERATION_RULE_ID, to the rule's id",
-    )
-}
-
 /// Shows every claim; a token that will be refused is not sent.
 fn compare(
     assertion: &Assertion,
@@ -216,23 +198,6 @@ impl Report {
         let object = json!({"expires_in": life, "scope": minted.scope, "request_id": request});
         self.json.insert("exchanged".to_owned(), object);
     }
-}
-
-/// The call had no answer.
-pub(super) fn unreachable_or_unusable(error: &HttpError) -> Failure {
-    let (exit, next) = match error {
-        HttpError::Settings { .. } => (
-            Exit::Config,
-            "change that setting; docs/config.md has every one",
-        ),
-        _ => (
-            Exit::Unavailable,
-            "look at the network, HTTPS_PROXY and NO_PROXY, and at identity.ca_file if TLS is inspected",
-        ),
-    };
-    Failure::new(exit, "the call could not be made")
-        .caused_by(error)
-        .next(next)
 }
 
 /// What a failed exchange means.

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueHint;
-use identity::{
-    Configuration, Credential, Environment, Fetcher, Http, HttpSettings, Tokens, check_url,
-};
+use identity::{Environment, check_url};
 use process::{Clock, Exit, Failure, SystemClock};
 
-use super::doctor::{given, unreachable_or_unusable};
+use super::doctor::given;
+use super::output;
 use super::renew_cert::{cert_duration, store};
 use super::table::until;
-use super::{doctor, output};
 use crate::init::{Order, Outcome, init as bring};
-use crate::tunnels::{Settings, Tunnels};
+use crate::remote::connect;
+use crate::tunnels::Tunnels;
 
 /// One run makes about ten calls.
 const CALLS_PER_MINUTE: u32 = 60;
@@ -72,7 +71,7 @@ pub(super) async fn init(arguments: &Arguments) -> Result<(), Failure> {
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let api_url = text(&arguments.api_url, "API_URL");
-    let api = api(arguments, api_url, &environment, clock.clone())?;
+    let api = api(arguments, api_url, &environment, &clock)?;
     let outcome = bring(&order, &api, clock.as_ref()).await?;
     if arguments.json {
         return output::json(&outcome);
@@ -85,7 +84,7 @@ fn api(
     arguments: &Arguments,
     api_url: Option<String>,
     environment: &Environment,
-    clock: Arc<dyn Clock>,
+    clock: &Arc<dyn Clock>,
 ) -> Result<Tunnels, Failure> {
     if let Some(url) = &api_url {
         check_url(url).map_err(|why| {
@@ -94,41 +93,8 @@ fn api(
                 .next("write it as https://api.example.com")
         })?;
     }
-    let mut given = given(arguments.config.as_deref())?;
-    if given.url.is_none() && environment.text("ANTHROPIC_BASE_URL").is_none() {
-        given.url.clone_from(&api_url);
-    }
-    let configuration = doctor::configuration(&given, environment)?;
-    let url = api_url.unwrap_or_else(|| configuration.url.clone());
-    let settings = HttpSettings::from_environment(environment, configuration.ca_file.clone());
-    let http = Http::new(settings).map_err(|error| unreachable_or_unusable(&error))?;
-    let tokens = tokens(configuration, &http, environment, &clock)?;
-    let settings = Settings {
-        url,
-        edition: None,
-        calls_per_minute: CALLS_PER_MINUTE,
-    };
-    Ok(Tunnels::new(http, tokens, settings, clock))
-}
-
-fn tokens(
-    configuration: Configuration,
-    http: &Http,
-    environment: &Environment,
-    clock: &Arc<dyn Clock>,
-) -> Result<Tokens, Failure> {
-    match configuration.credential {
-        Credential::Ready(token) => Ok(Tokens::ready(token, clock.clone())),
-        Credential::Federated {
-            source,
-            single_use,
-            federation: Some(federation),
-        } => {
-            let fetcher = Fetcher::new(*source, http.clone(), environment.clone(), single_use);
-            Ok(Tokens::federated(fetcher, federation, clock.clone()))
-        }
-        Credential::Federated { .. } => Err(doctor::no_rule()),
-    }
+    let given = given(arguments.config.as_deref())?;
+    connect(&given, api_url, CALLS_PER_MINUTE, environment, clock)
 }
 
 fn told(outcome: &Outcome, now: u64) -> String {

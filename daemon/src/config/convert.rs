@@ -13,8 +13,8 @@ use super::{
     AuthorityConfig, CA_MARGIN, Config, ControlListener, DEFAULT_CA_LIFETIME,
     DEFAULT_CONTROL_SOCKET, DEFAULT_HEALTH, DEFAULT_LEAF_LIFETIME, DEFAULT_OPERATOR_SOCKET,
     DEFAULT_STATE, DEFAULT_SUBSCRIBERS, Group, HealthListener, LONGEST_CA, LONGEST_LEAF,
-    OperatorListener, Provider, SHORTEST_LEAF, ServerCertificateConfig, TunnelConfig,
-    parse_duration, places, write_duration,
+    OperatorListener, SHORTEST_LEAF, ServerCertificateConfig, TunnelConfig, parse_duration, places,
+    remote, write_duration,
 };
 
 pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
@@ -45,6 +45,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
         },
         health: health(raw.health.listen_addr.as_deref())?,
         identity: identity.map(super::identity::convert).transpose()?,
+        api: remote::api(raw.api)?,
         tunnels: tunnels.collect::<Result<_, _>>()?,
     };
     distinct_domains(&config)?;
@@ -80,7 +81,8 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
         .serve_dir
         .value(&key("serve_dir"), "write an absolute path, or leave it out")?;
     let tunnel = TunnelConfig {
-        provider: provider(&key("provider"), raw.provider.as_deref())?,
+        provider: remote::provider(&key, raw.provider.as_deref(), raw.tunnel_id)?,
+        connector: remote::connector(&key("connector"), raw.connector.as_deref())?,
         domain: domain(&key("domain"), raw.domain)?,
         store: store(&key("store"), raw.store)?,
         serve_dir: serve_dir
@@ -97,15 +99,6 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
     };
     can_issue(key, &tunnel)?;
     Ok(tunnel)
-}
-
-fn provider(key: &str, text: Option<&str>) -> Result<Provider, Failure> {
-    match text {
-        Some("static") => Ok(Provider::Static),
-        None => Err(missing(key).next("write provider: static")),
-        Some(other) => Err(Failure::config(format!("{key} is {other:?}"))
-            .next("write static; this build knows no other")),
-    }
 }
 
 fn domain(key: &str, text: Option<String>) -> Result<String, Failure> {
@@ -337,7 +330,7 @@ fn distinct_domains(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn missing(key: &str) -> Failure {
+pub(super) fn missing(key: &str) -> Failure {
     Failure::config(format!("{key} is missing"))
 }
 

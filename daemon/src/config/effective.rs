@@ -39,6 +39,12 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
         Some(given) => super::identity::write(out, given)?,
         None => writeln!(out, "identity: null # none")?,
     }
+    writeln!(out, "api:")?;
+    match &config.api.url {
+        Some(url) => writeln!(out, "  url: {}", quoted(url))?,
+        None => writeln!(out, "  url: null # where tokens are bought")?,
+    }
+    writeln!(out, "  calls_per_minute: {}", config.api.calls_per_minute)?;
     writeln!(out, "tunnels:")?;
     for (name, tunnel) in &config.tunnels {
         writeln!(out, "  {}:", quoted(name))?;
@@ -48,7 +54,17 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
 }
 
 fn write_tunnel(out: &mut String, tunnel: &TunnelConfig) -> std::fmt::Result {
-    writeln!(out, "    provider: static")?;
+    match tunnel.remote() {
+        None => writeln!(
+            out,
+            "    provider: static\n    tunnel_id: null # with tunnels_api"
+        )?,
+        Some(id) => {
+            writeln!(out, "    provider: tunnels_api")?;
+            writeln!(out, "    tunnel_id: {}", quoted(id))?;
+        }
+    }
+    writeln!(out, "    connector: {}", tunnel.connector.name())?;
     writeln!(out, "    domain: {}", quoted(&tunnel.domain))?;
     let store = format!("dir:{}", tunnel.store.display());
     writeln!(out, "    store: {}", quoted(&store))?;

@@ -11,6 +11,7 @@ mod identity;
 mod places;
 mod raw;
 mod refusal;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -39,6 +40,9 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(7 * DAY);
 /// Life of a CA unless told otherwise: a year, so that the switch is practised.
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(365 * DAY);
 
+/// Calls of the Tunnels API in a minute unless told otherwise.
+pub const DEFAULT_CALLS_PER_MINUTE: u32 = 60;
+
 /// Shortest life of a server certificate: below it the renewal itself would be the load.
 pub(crate) const SHORTEST_LEAF: Duration = Duration::from_secs(60);
 /// Longest life of a server certificate, as the web's own limit until 2026.
@@ -64,6 +68,8 @@ pub struct Config {
     pub health: HealthListener,
     /// How the daemon proves who it is to a remote.
     pub identity: Option<::identity::Given>,
+    /// The Tunnels API that is called for tunnels which have one.
+    pub api: ApiConfig,
     /// By name; at least one.
     pub tunnels: BTreeMap<String, TunnelConfig>,
 }
@@ -106,11 +112,22 @@ pub struct HealthListener {
     pub explicit: bool,
 }
 
+/// The Tunnels API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// `None`: where tokens are bought.
+    pub url: Option<String>,
+    /// The most calls of any kind in a minute, for all tunnels together.
+    pub calls_per_minute: u32,
+}
+
 /// One tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelConfig {
     /// Who holds the other side.
     pub provider: Provider,
+    /// Who carries its bytes.
+    pub connector: Connector,
     /// `<tunnel-domain>`, lower case.
     pub domain: String,
     /// The store directory (`dir:PATH`).
@@ -128,10 +145,51 @@ pub struct TunnelConfig {
 }
 
 /// Who holds the other side of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Provider {
     /// Token and CA are carried to the provider by hand.
     Static,
+    /// The daemon calls the Tunnels API.
+    TunnelsApi {
+        /// `tnl_…`.
+        tunnel_id: String,
+    },
+}
+
+/// Who carries a tunnel's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connector {
+    /// The proxy dials `keyward-edge` itself.
+    Builtin,
+    /// `keyward connector` runs cloudflared.
+    Cloudflared,
+    /// Somebody else's; it is given files.
+    External,
+}
+
+impl Connector {
+    /// Every one, as a file has it.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::Builtin, "builtin"),
+        (Self::Cloudflared, "cloudflared"),
+        (Self::External, "external"),
+    ];
+
+    /// As a file has it.
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(one, _)| *one == self);
+        found.map_or("external", |(_, name)| name)
+    }
+}
+
+impl TunnelConfig {
+    /// Its id at the other side, if that can be asked.
+    pub fn remote(&self) -> Option<&str> {
+        match &self.provider {
+            Provider::Static => None,
+            Provider::TunnelsApi { tunnel_id } => Some(tunnel_id),
+        }
+    }
 }
 
 /// The server certificate of a tunnel.

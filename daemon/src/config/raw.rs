@@ -22,6 +22,7 @@ pub(super) struct RawConfig {
     pub(super) operator: RawOperator,
     pub(super) health: RawHealth,
     pub(super) identity: Optional<RawIdentity>,
+    pub(super) api: RawApi,
     pub(super) tunnels: BTreeMap<String, RawTunnel>,
 }
 
@@ -48,8 +49,17 @@ pub(super) struct RawHealth {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RawApi {
+    pub(super) url: Option<String>,
+    pub(super) calls_per_minute: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawTunnel {
     pub(super) provider: Option<String>,
+    pub(super) tunnel_id: Option<String>,
+    pub(super) connector: Option<String>,
     pub(super) domain: Option<String>,
     pub(super) store: Option<String>,
     pub(super) serve_dir: Optional<PathBuf>,

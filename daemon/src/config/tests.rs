@@ -20,9 +20,12 @@ control:
   subscribers: [65532]
 operator: { socket: /tmp/operator.sock, operators: [1000, 1001] }
 health: { listen_addr: '[::1]:9000' }
+api: { url: 'https://api.edge.example', calls_per_minute: 5 }
 tunnels:
   main:
-    provider: static
+    provider: tunnels_api
+    tunnel_id: tnl_1
+    connector: builtin
     domain: abcd1234.tunnel.example.com
     store: dir:/tmp/store
     serve_dir: /tmp/served
@@ -53,7 +56,12 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(config.control.group, None);
     assert_eq!(config.health.addr.to_string(), "127.0.0.1:9463");
     assert!(!config.health.explicit);
+    assert_eq!((&config.api.url, config.api.calls_per_minute), (&None, 60));
     let tunnel = &config.tunnels["main"];
+    assert_eq!(
+        (tunnel.remote(), tunnel.connector),
+        (None, Connector::External)
+    );
     assert_eq!(tunnel.store, Path::new("/var/lib/keyward/main"));
     assert_eq!(tunnel.server_certificate.lifetime.as_secs(), 7 * 86_400);
     assert_eq!(tunnel.server_certificate.algorithm, Algorithm::EcdsaP256);

@@ -260,16 +260,16 @@ async fn register(order: &Order, api: &Tunnels, ca: &Certificate) -> Result<bool
         );
     }
     let failed = |error: &CallError| refused("register the CA certificate", error);
-    match api.add_certificate(&order.tunnel, &ca.to_pem()).await {
-        Err(error @ (CallError::Refused(_) | CallError::NotSent(_))) => Err(failed(&error)),
-        // Whether it took effect is in the list, whatever the answer was.
-        Ok(_) => is_there(&list().await?)
-            .then_some(true)
-            .ok_or_else(|| missing(&fingerprint)),
-        Err(error) => is_there(&list().await?)
-            .then_some(true)
-            .ok_or_else(|| failed(&error)),
+    let answer = api.add_certificate(&order.tunnel, &ca.to_pem()).await;
+    if let Err(error @ CallError::NotSent(_)) = &answer {
+        return Err(failed(error));
     }
+    // Whether it took effect is in the list, whatever the answer was: a refusal, too, may be of a second one, after that
+    // of a run which was killed came late.
+    if is_there(&list().await?) {
+        return Ok(true);
+    }
+    Err(answer.map_or_else(|error| failed(&error), |_| missing(&fingerprint)))
 }
 
 fn missing(fingerprint: &str) -> Failure {

@@ -9,6 +9,7 @@
 
 mod adopt;
 mod ca;
+mod calls;
 mod client;
 mod files;
 mod issue;
@@ -16,6 +17,7 @@ mod leaf;
 mod orders;
 mod pending;
 mod recover;
+mod remote;
 mod report;
 mod tunnel;
 
@@ -26,6 +28,7 @@ use std::time::{Duration, SystemTime};
 use process::{Clock, Failure, Tasks};
 use tokio::sync::mpsc;
 
+use self::calls::Calls;
 use self::orders::Operations;
 pub(crate) use self::tunnel::fresh_id_at;
 use self::tunnel::{Desk, Tunnel};
@@ -33,17 +36,19 @@ use crate::board::{Board, Request};
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::journal::Journal;
+use crate::remote::{Ask, Remote, Told};
 use crate::time::Doubt;
 
 /// A turn is due at least this often, so that a suspended machine renews soon after it wakes up.
 const TICK: Duration = Duration::from_secs(30);
-/// Orders that are taken into one turn.
+/// Orders that are taken into one turn, and answers of the remote.
 const ORDERS: usize = 256;
 
 /// Keeps the credentials of all tunnels.
 pub struct Rotator {
     clock: Arc<dyn Clock>,
     engine: Engine,
+    remote: Option<Remote>,
 }
 
 impl std::fmt::Debug for Rotator {
@@ -77,19 +82,28 @@ pub(crate) fn unix(time: SystemTime) -> u64 {
 
 impl Rotator {
     /// Takes the state directory and the stores, reads the journal, and takes up a CA and a server
-    /// certificate that another tool left in a store. Nothing is issued and nothing published yet.
+    /// certificate that another tool left in a store. Nothing is issued and nothing published yet, and `remote`, which tunnels
+    /// of `tunnels_api` need, is not called.
     ///
     /// # Errors
     ///
     /// Another daemon has them, they cannot be written, or what is there cannot be used; exit code 78.
-    pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
+    pub fn open(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        remote: Option<Remote>,
+    ) -> Result<Self, Failure> {
         let moment = Moment {
             wall: clock.wall(),
             boot: clock.boot(),
             suspect: false,
         };
         let engine = Engine::open(config, &Disk::default(), moment)?;
-        Ok(Self { clock, engine })
+        Ok(Self {
+            clock,
+            engine,
+            remote,
+        })
     }
 
     /// Runs until the stop. The first publication follows at once.
@@ -103,28 +117,39 @@ impl Rotator {
         mut requests: mpsc::Receiver<Request>,
         tasks: Tasks,
     ) -> Result<(), Failure> {
-        let Self { clock, mut engine } = self;
+        let Self {
+            clock,
+            mut engine,
+            remote,
+        } = self;
         let mut replicas = board.replicas.subscribe();
-        let mut orders = Vec::new();
+        let (tell, mut heard) = mpsc::channel(ORDERS);
+        let mut news = News::default();
         loop {
             let (wall, boot) = (clock.wall(), clock.boot());
             let board = board.clone();
             let turn = tokio::task::spawn_blocking(move || {
-                let pause = engine.turn(&board, orders, wall, boot);
+                let pause = engine.turn(&board, news, wall, boot);
                 (engine, pause)
             });
             let pause;
             (engine, pause) = turn
                 .await
                 .map_err(|error| Failure::internal("a turn failed").caused_by(&error))?;
-            orders = Vec::new();
+            for ask in engine.take_asks() {
+                if let Some(remote) = &remote {
+                    remote.ask(ask, tell.clone(), &tasks);
+                }
+            }
+            news = News::default();
             tokio::select! {
                 () = tasks.stopping() => return Ok(()),
-                count = requests.recv_many(&mut orders, ORDERS) => {
+                count = requests.recv_many(&mut news.requests, ORDERS) => {
                     if count == 0 {
                         return Ok(());
                     }
                 }
+                _ = heard.recv_many(&mut news.told, ORDERS) => {}
                 changed = replicas.changed() => {
                     if changed.is_err() {
                         return Ok(());
@@ -136,11 +161,21 @@ impl Rotator {
     }
 }
 
+/// What happened since the last turn.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Orders.
+    pub(crate) requests: Vec<Request>,
+    /// What came of calls.
+    pub(crate) told: Vec<Told>,
+}
+
 /// Everything but the waiting.
 pub(crate) struct Engine {
     journal: Journal,
     doubt: Doubt,
     operations: Operations,
+    calls: Calls,
     tunnels: BTreeMap<String, Tunnel>,
 }
 
@@ -168,6 +203,7 @@ impl Engine {
             journal,
             doubt,
             operations,
+            calls: Calls::default(),
             tunnels,
         })
     }
@@ -176,7 +212,7 @@ impl Engine {
     pub(crate) fn turn(
         &mut self,
         board: &Board,
-        requests: Vec<Request>,
+        news: News,
         wall: SystemTime,
         boot: Duration,
     ) -> Duration {
@@ -188,11 +224,19 @@ impl Engine {
         let mut desk = Desk {
             journal: &mut self.journal,
             operations: &mut self.operations,
+            calls: &mut self.calls,
             board,
             moment,
         };
+        for told in news.told {
+            desk.calls.over(&told.ask);
+            if let Some(tunnel) = self.tunnels.get_mut(&told.ask.tunnel) {
+                tunnel.told(&mut desk, told);
+            }
+        }
         // One publication first: an order must not delay what proxies wait for after a start.
-        let answers: Vec<_> = requests
+        let answers: Vec<_> = news
+            .requests
             .into_iter()
             .map(|request| orders::take(&mut self.tunnels, &mut desk, request))
             .collect();
@@ -211,6 +255,11 @@ impl Engine {
         let status = report::status(&self.tunnels, &self.operations, board, moment);
         board.status.send_replace(Arc::new(status));
         pause
+    }
+
+    /// The calls that the last turn wants made. What comes of each has to be told to a later one.
+    pub(crate) fn take_asks(&mut self) -> Vec<Ask> {
+        self.calls.take()
     }
 }
 

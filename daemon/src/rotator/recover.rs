@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::ca::load;
 use super::pending::Orders;
+use super::remote::Remote;
 use super::tunnel::{Facts, Pace, Tunnel};
 use super::{Moment, adopt, ca, unix};
 use crate::board::Publication;
@@ -97,6 +98,7 @@ fn resume(
         facts,
         leaf_pace: Pace::default(),
         ca_pace: Pace::default(),
+        remote: Remote::default(),
         leaf_order: None,
         ca_order: None,
         orders_noted: Orders::default(),

@@ -46,7 +46,11 @@ impl Tunnel {
         };
         TunnelStatus {
             domain: self.config.domain.clone(),
-            provider: "static".to_owned(),
+            provider: match self.config.remote() {
+                Some(_) => "tunnels_api",
+                None => "static",
+            }
+            .to_owned(),
             generation: serving.map_or(0, |leaf| leaf.generation),
             lowest: 0,
             server_certificate: serving

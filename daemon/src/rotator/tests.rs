@@ -11,6 +11,7 @@ use crate::status::{Operation, OperationState, Status, TunnelStatus};
 mod client_ca;
 mod crash;
 mod orders;
+mod remote;
 mod store;
 mod switch;
 mod times;
@@ -22,6 +23,7 @@ const HOUR: u64 = 3600;
 /// A daemon's directories and clocks, and the board that it shares with its proxies.
 struct World {
     directory: tempfile::TempDir,
+    provider: &'static str,
     settings: String,
     board: Board,
     _requests: mpsc::Receiver<Request>,
@@ -38,9 +40,19 @@ impl World {
 
     /// `settings` is written under the tunnel.
     fn with(settings: &str) -> Self {
+        Self::of("static", settings)
+    }
+
+    /// A tunnel whose other side can be asked.
+    fn remote(settings: &str) -> Self {
+        Self::of("tunnels_api\n    tunnel_id: tnl_1", settings)
+    }
+
+    fn of(provider: &'static str, settings: &str) -> Self {
         let (requests, received) = mpsc::channel(8);
         Self {
             directory: tempfile::tempdir().unwrap(),
+            provider,
             settings: settings.to_owned(),
             board: Board {
                 publications: watch::Sender::new(Publications::new()),
@@ -61,9 +73,9 @@ impl World {
 
     fn config(&self) -> Config {
         let root = self.directory.path().display();
-        let settings = &self.settings;
+        let (provider, settings) = (self.provider, &self.settings);
         let text = format!(
-            "state: {root}/state\ntunnels:\n  main:\n    provider: static\n    domain: t.example.com\n    \
+            "state: {root}/state\ntunnels:\n  main:\n    provider: {provider}\n    domain: t.example.com\n    \
              store: dir:{root}/store\n    serve_dir: {root}/served\n{settings}"
         );
         Config::parse(&text, "test").unwrap()
@@ -94,8 +106,29 @@ impl World {
     }
 
     fn turn_with(&self, engine: &mut Engine, requests: Vec<Request>) -> Duration {
+        self.turn_on(
+            engine,
+            News {
+                requests,
+                ..News::default()
+            },
+        )
+    }
+
+    /// Takes a turn in which it is heard what came of calls.
+    fn tell(&self, engine: &mut Engine, told: Vec<Told>) -> Duration {
+        self.turn_on(
+            engine,
+            News {
+                told,
+                ..News::default()
+            },
+        )
+    }
+
+    fn turn_on(&self, engine: &mut Engine, news: News) -> Duration {
         let Moment { wall, boot, .. } = self.moment();
-        engine.turn(&self.board, requests, wall, boot)
+        engine.turn(&self.board, news, wall, boot)
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -346,7 +379,7 @@ async fn the_loop_publishes_rotates_and_ends_with_the_stop() {
         requests,
         ..world.board.clone()
     };
-    let rotator = Rotator::open(&world.config(), Arc::new(process::SystemClock)).unwrap();
+    let rotator = Rotator::open(&world.config(), Arc::new(process::SystemClock), None).unwrap();
     let running = rotator.run(board.clone(), received, tasks.clone());
     tasks.essential("rotator", running);
     let mut publications = board.publications.subscribe();

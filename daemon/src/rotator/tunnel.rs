@@ -7,8 +7,10 @@ use control::Role;
 use pki::{Authority, Certificate, IssueError, Linted};
 use thiserror::Error;
 
+use super::calls::Calls;
 use super::orders::Operations;
 use super::pending::{Ordered, Orders};
+use super::remote::Remote;
 use super::{Moment, TICK};
 use crate::board::{Board, Publication, Replica};
 use crate::config::TunnelConfig;
@@ -52,6 +54,8 @@ pub(super) struct Tunnel {
     pub(super) facts: Facts,
     pub(super) leaf_pace: Pace,
     pub(super) ca_pace: Pace,
+    /// The other side.
+    pub(super) remote: Remote,
     pub(super) leaf_order: Option<Ordered>,
     pub(super) ca_order: Option<Ordered>,
     /// The two as the journal has them.
@@ -115,6 +119,7 @@ impl Pace {
 pub(super) struct Desk<'a> {
     pub(super) journal: &'a mut Journal,
     pub(super) operations: &'a mut Operations,
+    pub(super) calls: &'a mut Calls,
     pub(super) board: &'a Board,
     pub(super) moment: Moment,
 }
@@ -207,6 +212,7 @@ impl Tunnel {
                 }
             }
         }
+        self.step_remote(desk);
         self.settle_orders(desk, &witnesses);
         if let Err(error) = self.note_orders(desk) {
             // Tried again in each turn; if it never works a carried out order is looked at once more.
@@ -218,11 +224,10 @@ impl Tunnel {
         self.refresh_files();
         self.publish_rest(desk);
         let boot = desk.moment.boot;
-        if self.leaf_pace.is_on(boot) {
-            pause = pause.min(self.leaf_pace.left(boot));
-        }
-        if self.ca_pace.is_on(boot) {
-            pause = pause.min(self.ca_pace.left(boot));
+        for pace in [&self.leaf_pace, &self.ca_pace, &self.remote.pace] {
+            if pace.is_on(boot) {
+                pause = pause.min(pace.left(boot));
+            }
         }
         if let Some(published_at) = self.facts.published_at
             && let Some(left) = (published_at + ACK_LIMIT).checked_sub(boot)

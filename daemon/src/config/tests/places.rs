@@ -36,12 +36,12 @@ fn a_place_or_a_name_that_cannot_be_used_is_refused_with_what_to_write() {
         (
             tunnel("static", "openai"),
             "tunnels.main.provider is \"openai\"",
-            "write static",
+            "write tunnels_api or static",
         ),
         (
             tunnel("    provider: static\n", ""),
             "tunnels.main.provider is missing",
-            "write provider: static",
+            "write provider: tunnels_api",
         ),
         (
             tunnel("abcd1234", "'*"),

@@ -25,7 +25,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     assert_eq!(
         refusal("zzzzzzzz: 1\n"),
         "keyward.yaml:1:1: unknown key \"zzzzzzzz\"\n  \
-         next: known keys here: state, log_level, control, operator, health, identity, tunnels"
+         next: known keys here: state, log_level, control, operator, health, identity, api, tunnels"
     );
 }
 
@@ -221,4 +221,57 @@ fn a_life_or_a_route_that_cannot_be_used_is_refused_with_what_to_write() {
             "a port from 1",
         ),
     ]);
+}
+
+#[test]
+fn the_other_side_is_named_where_it_is_called_and_nowhere_else() {
+    let config = parse(WHOLE).unwrap();
+    assert_eq!(config.api.url.as_deref(), Some("https://api.edge.example"));
+    assert_eq!(config.api.calls_per_minute, 5);
+    let tunnel = &config.tunnels["main"];
+    assert_eq!(
+        (tunnel.remote(), tunnel.connector),
+        (Some("tnl_1"), Connector::Builtin)
+    );
+    for (from, to, said, next) in [
+        (
+            "    tunnel_id: tnl_1\n",
+            "",
+            "tunnels.main.tunnel_id is missing",
+            "tnl_",
+        ),
+        (
+            "tnl_1",
+            "tnl/1",
+            "tunnels.main.tunnel_id is \"tnl/1\"",
+            "tnl_",
+        ),
+        (
+            "tunnels_api",
+            "static",
+            "tunnels.main.tunnel_id is written, and the provider is static",
+            "leave tunnel_id out",
+        ),
+        (
+            "builtin",
+            "carrier",
+            "tunnels.main.connector is \"carrier\"",
+            "builtin, cloudflared, external",
+        ),
+        (
+            "https://api.edge",
+            "http://api.edge",
+            "api.url is \"http://api.edge.example\"",
+            "https://",
+        ),
+        (
+            "_minute: 5",
+            "_minute: 0",
+            "api.calls_per_minute is 0",
+            "1 or more",
+        ),
+    ] {
+        let text = refusal(&WHOLE.replace(from, to));
+        assert!(text.contains(said) && text.contains(next), "{text}");
+    }
 }

@@ -1,0 +1,86 @@
+//! The tunnel itself at the other side: whether it is there, and is the one that the configuration means.
+//!
+//! Looked at when the daemon starts and every hour. What is wrong with it is an alarm; nothing is given up for it, and what
+//! is served goes on being served.
+
+use std::time::Duration;
+
+use super::tunnel::{Desk, Pace, Tunnel};
+use crate::remote::{Answer, Call, Lane, Told};
+use crate::tunnels::CallError;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(3600);
+/// Topic of its alarms.
+const TOPIC: &str = "remote";
+
+/// What this process knows of the other side.
+#[derive(Debug, Default)]
+pub(super) struct Remote {
+    /// After failures of its calls.
+    pub(super) pace: Pace,
+    /// When the tunnel was last read, since boot.
+    looked_at: Option<Duration>,
+}
+
+impl Tunnel {
+    /// Takes what came of a call.
+    pub(super) fn told(&mut self, desk: &mut Desk<'_>, told: Told) {
+        match told.ask.lane {
+            Lane::Tunnel => self.told_tunnel(desk, told),
+            // Nobody asks these yet.
+            Lane::Ca | Lane::Token | Lane::Secret => {}
+        }
+    }
+
+    /// Looks at the tunnel, if it is time to.
+    pub(super) fn step_remote(&mut self, desk: &mut Desk<'_>) {
+        let boot = desk.moment.boot;
+        let due = self.remote.looked_at.is_none_or(|at| boot >= at + EVERY);
+        let busy = desk.calls.is_under_way(&self.name, Lane::Tunnel);
+        if due && !busy && !self.remote.pace.is_on(boot) {
+            desk.calls.ask(self, Lane::Tunnel, Call::Tunnel);
+        }
+    }
+
+    fn told_tunnel(&mut self, desk: &Desk<'_>, told: Told) {
+        let boot = desk.moment.boot;
+        match told.result {
+            Ok(Answer::Tunnel(tunnel)) => {
+                self.remote.pace.reset();
+                self.remote.looked_at = Some(boot);
+                match wrong(&tunnel, &self.config.domain) {
+                    Some(text) => self.trouble(TOPIC, text),
+                    None => self.well(TOPIC),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.remote.pace.fail(boot);
+                let text = format!("the tunnel cannot be read: {}", chain(&error));
+                self.trouble(TOPIC, text);
+            }
+        }
+    }
+}
+
+/// What keeps it from being the tunnel that the configuration means.
+fn wrong(tunnel: &api::Tunnel, domain: &str) -> Option<String> {
+    if tunnel.archived_at.is_some() {
+        return Some(format!(
+            "the tunnel {} is archived, and neither it nor its domain comes back: make another one and write its id into tunnel_id",
+            tunnel.id
+        ));
+    }
+    (tunnel.domain != domain).then(|| {
+        format!(
+            "the tunnel {} has the domain {}, not {domain}: correct tunnel_id or domain",
+            tunnel.id, tunnel.domain
+        )
+    })
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &CallError) -> String {
+    process::Chain(error).to_string()
+}
