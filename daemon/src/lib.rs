@@ -99,9 +99,8 @@ fn remote(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<Remote>, Fai
     let any = config.tunnels.values().any(|one| one.remote().is_some());
     any.then(|| {
         let given = config.identity.clone().unwrap_or_default();
-        let (url, calls) = (config.api.url.clone(), config.api.calls_per_minute);
         let environment = Environment::process();
-        remote::connect(&given, url, calls, &environment, clock).map(Remote::new)
+        remote::connect(&given, &config.api, &environment, clock).map(Remote::new)
     })
     .transpose()
 }

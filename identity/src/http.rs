@@ -8,6 +8,7 @@ mod address;
 
 use std::error::Error;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct HttpSettings {
     pub https_proxy: Option<Secret>,
     /// `NO_PROXY`: hosts and networks that are reached without it.
     pub no_proxy: Option<String>,
+    /// Where a host is, whatever DNS says; a proxy is told the name.
+    pub addresses: Option<(String, Vec<IpAddr>)>,
 }
 
 /// Makes calls. Each is tried once, on a connection of its own; redirects are not followed.
@@ -151,6 +154,7 @@ impl HttpSettings {
             ca_file,
             https_proxy: first(["HTTPS_PROXY", "https_proxy"]),
             no_proxy: first(["NO_PROXY", "no_proxy"]).map(|value| value.expose().to_owned()),
+            addresses: None,
         }
     }
 }
@@ -189,15 +193,17 @@ impl Http {
             .expect("the provider serves both versions of TLS")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let direct = client(&config, None, LIMIT, CONNECT_LIMIT)?;
-        let near = client(&config, None, NEAR_LIMIT, NEAR_CONNECT_LIMIT)?;
+        let at = settings.addresses.as_ref();
+        let direct = client(&config, None, at, (LIMIT, CONNECT_LIMIT))?;
+        let near = client(&config, None, None, (NEAR_LIMIT, NEAR_CONNECT_LIMIT))?;
         let proxied = match &settings.https_proxy {
             None => direct.clone(),
             Some(url) => {
                 let wrong = |_| refused("HTTPS_PROXY", "it is no URL such as http://proxy:3128");
                 let proxy = Proxy::https(url.expose()).map_err(wrong)?;
                 let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
-                client(&config, Some(proxy.no_proxy(except)), LIMIT, CONNECT_LIMIT)?
+                let proxy = Some(proxy.no_proxy(except));
+                client(&config, proxy, at, (LIMIT, CONNECT_LIMIT))?
             }
         };
         Ok(Self {
@@ -285,8 +291,8 @@ impl fmt::Debug for Http {
 fn client(
     config: &ClientConfig,
     proxy: Option<Proxy>,
-    limit: Duration,
-    connect_limit: Duration,
+    addresses: Option<&(String, Vec<IpAddr>)>,
+    (limit, connect_limit): (Duration, Duration),
 ) -> Result<Client, HttpError> {
     let builder = Client::builder()
         .tls_backend_preconfigured(config.clone())
@@ -303,6 +309,14 @@ fn client(
         .no_proxy();
     let builder = match proxy {
         Some(proxy) => builder.proxy(proxy),
+        None => builder,
+    };
+    let builder = match addresses {
+        Some((host, addresses)) => {
+            // The port is that of the URL.
+            let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, 0));
+            builder.resolve_to_addrs(host, &addresses.collect::<Vec<_>>())
+        }
         None => builder,
     };
     builder

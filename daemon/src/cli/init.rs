@@ -12,6 +12,7 @@ use super::doctor::given;
 use super::output;
 use super::renew_cert::{cert_duration, store};
 use super::table::until;
+use crate::config::ApiConfig;
 use crate::init::{Order, Outcome, init as bring};
 use crate::remote::connect;
 use crate::tunnels::Tunnels;
@@ -94,7 +95,12 @@ fn api(
         })?;
     }
     let given = given(arguments.config.as_deref())?;
-    connect(&given, api_url, CALLS_PER_MINUTE, environment, clock)
+    let api = ApiConfig {
+        url: api_url,
+        addresses: Vec::new(),
+        calls_per_minute: CALLS_PER_MINUTE,
+    };
+    connect(&given, &api, environment, clock)
 }
 
 fn told(outcome: &Outcome, now: u64) -> String {

@@ -44,6 +44,13 @@ fn write(out: &mut String, config: &Config) -> std::fmt::Result {
         Some(url) => writeln!(out, "  url: {}", quoted(url))?,
         None => writeln!(out, "  url: null # where tokens are bought")?,
     }
+    let addresses: Vec<String> = config
+        .api
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    writeln!(out, "  addresses: {addresses:?}")?;
     writeln!(out, "  calls_per_minute: {}", config.api.calls_per_minute)?;
     writeln!(out, "tunnels:")?;
     for (name, tunnel) in &config.tunnels {

@@ -15,7 +15,7 @@ mod remote;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,6 +117,8 @@ pub struct HealthListener {
 pub struct ApiConfig {
     /// `None`: where tokens are bought.
     pub url: Option<String>,
+    /// Where its host is, whatever DNS says; empty: as DNS says.
+    pub addresses: Vec<IpAddr>,
     /// The most calls of any kind in a minute, for all tunnels together.
     pub calls_per_minute: u32,
 }

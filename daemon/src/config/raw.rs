@@ -51,6 +51,7 @@ pub(super) struct RawHealth {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawApi {
     pub(super) url: Option<String>,
+    pub(super) addresses: Vec<String>,
     pub(super) calls_per_minute: Option<u32>,
 }
 

@@ -19,8 +19,16 @@ pub(super) fn api(raw: RawApi) -> Result<ApiConfig, Failure> {
         return Err(Failure::config("api.calls_per_minute is 0")
             .next("write 1 or more: without calls nothing can be registered or rotated"));
     }
+    let addresses = raw.addresses.into_iter().map(|text| {
+        text.parse().map_err(|_| {
+            Failure::config(format!("api.addresses has {text:?}")).next(
+                "write addresses without a port, such as 192.0.2.1; the port is that of api.url",
+            )
+        })
+    });
     Ok(ApiConfig {
         url: raw.url,
+        addresses: addresses.collect::<Result<_, _>>()?,
         calls_per_minute,
     })
 }

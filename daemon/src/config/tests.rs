@@ -20,7 +20,7 @@ control:
   subscribers: [65532]
 operator: { socket: /tmp/operator.sock, operators: [1000, 1001] }
 health: { listen_addr: '[::1]:9000' }
-api: { url: 'https://api.edge.example', calls_per_minute: 5 }
+api: { url: 'https://api.edge.example', addresses: ['192.0.2.1', '2001:db8::1'], calls_per_minute: 5 }
 tunnels:
   main:
     provider: tunnels_api

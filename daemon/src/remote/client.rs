@@ -3,38 +3,40 @@
 use std::sync::Arc;
 
 use identity::{
-    Configuration, Credential, Environment, Fetcher, Given, Http, HttpError, HttpSettings, Tokens,
+    Configuration, Credential, Environment, Fetcher, Given, Http, HttpError, HttpSettings, Place,
+    Tokens,
 };
 use process::{Clock, Exit, Failure};
 
+use crate::config::ApiConfig;
 use crate::tunnels::{Settings, Tunnels};
 
-/// A client that calls `url`, or where tokens are bought if it is `None`, as whoever `given` and `environment` say we
-/// are. Nobody is called yet.
+/// A client of `api`, as whoever `given` and `environment` say we are. Nobody is called yet.
 ///
 /// # Errors
 ///
 /// Nobody says who we are, or what they say cannot be used; exit code 78.
 pub fn connect(
     given: &Given,
-    url: Option<String>,
-    calls_per_minute: u32,
+    api: &ApiConfig,
     environment: &Environment,
     clock: &Arc<dyn Clock>,
 ) -> Result<Tunnels, Failure> {
     let mut given = given.clone();
     if given.url.is_none() && environment.text("ANTHROPIC_BASE_URL").is_none() {
-        given.url.clone_from(&url);
+        given.url.clone_from(&api.url);
     }
     let configuration = configuration(&given, environment)?;
-    let url = url.unwrap_or_else(|| configuration.url.clone());
-    let settings = HttpSettings::from_environment(environment, configuration.ca_file.clone());
+    let url = api.url.clone().unwrap_or_else(|| configuration.url.clone());
+    let mut settings = HttpSettings::from_environment(environment, configuration.ca_file.clone());
+    let place = Place::of(&url, "").filter(|_| !api.addresses.is_empty());
+    settings.addresses = place.map(|place| (place.host, api.addresses.clone()));
     let http = Http::new(settings).map_err(|error| unreachable_or_unusable(&error))?;
     let tokens = tokens(configuration, &http, environment, clock)?;
     let settings = Settings {
         url,
         edition: None,
-        calls_per_minute,
+        calls_per_minute: api.calls_per_minute,
     };
     Ok(Tunnels::new(http, tokens, settings, clock.clone()))
 }
