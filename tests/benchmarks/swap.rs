@@ -32,7 +32,7 @@ const PACE: Duration = Duration::from_millis(100);
 /// What the sample server takes for every other call, on average: 64 calls are always in flight. Were none of them slow, the
 /// callers' own core would be full, and what is measured would be their queue – in which the daemon stands too and makes no ten
 /// rotations a second.
-const SLOW: Duration = Duration::from_millis(100);
+const SLOW: Duration = Duration::from_millis(250);
 
 /// Swaps over which resident memory is compared.
 const SWAPS: u32 = 10_000;
