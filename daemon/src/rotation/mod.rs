@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`server_certificate`] | leaf in force, leaves kept, rotation in flight | blobs, acks, issuer, clock | issue, publish, adopt, retire, restore |
 //! | [`authority`] | CA in force, standby, old, retired, switch in flight | leaf in force, acks | make, switch, retire |
+//! | [`tunnel_token`] | id and number of the value in force, rotation in flight | store, acks, what the remote said | reveal, rotate once, adopt |
 //!
 //! Nothing here reads a clock, a file or a socket; [`crate::rotator`] does what is decided and says
 //! what came of it. Starting the daemon is recovery: the same functions, called with what is left.
@@ -11,6 +12,7 @@
 
 pub mod authority;
 pub mod server_certificate;
+pub mod tunnel_token;
 
 use std::time::Duration;
 
