@@ -19,6 +19,7 @@ pub mod remote;
 pub mod renew;
 pub mod rotation;
 pub mod rotator;
+pub mod schedule;
 mod served;
 pub mod socket;
 pub mod status;
