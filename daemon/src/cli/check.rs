@@ -1,15 +1,20 @@
 //! `keyward check`: reads a configuration as `run` would and says what it means.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use ::identity::{Environment, Place};
 use clap::ValueHint;
-use process::{Failure, Firewall};
+use process::{Clock, Failure, Firewall, SystemClock, rfc3339};
 use serde::Serialize;
 
 use super::{DEFAULT_CONFIG, output};
 use crate::config::{Config, Group};
+
+/// Runs of a schedule that are shown.
+const SHOWN: usize = 5;
 
 /// What is checked, and how strictly.
 #[derive(Debug, clap::Args)]
@@ -34,6 +39,8 @@ struct Checked {
     effective: serde_json::Value,
     warnings: Vec<String>,
     notes: Vec<String>,
+    /// By tunnel and kind, in Unix seconds.
+    next_rotations: BTreeMap<String, BTreeMap<&'static str, Vec<u64>>>,
 }
 
 pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
@@ -71,17 +78,39 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
             effective,
             warnings,
             notes: config.notes(),
+            next_rotations: coming(&config),
         });
     }
     output::text(&effective)?;
     for note in config.notes() {
         output::text(&format!("# note: {note}\n"))?;
     }
+    for (tunnel, kinds) in coming(&config) {
+        for (kind, runs) in kinds {
+            let runs: Vec<String> = runs.into_iter().map(instant).collect();
+            let runs = runs.join(", ");
+            output::text(&format!("# next: tunnels.{tunnel}.rotate.{kind}: {runs}\n"))?;
+        }
+    }
     for warning in warnings {
         // A comment, so that the whole output can be used as a configuration.
         output::text(&format!("# warning: {warning}\n"))?;
     }
     Ok(())
+}
+
+/// What runs by a clock, and when next.
+fn coming(config: &Config) -> BTreeMap<String, BTreeMap<&'static str, Vec<u64>>> {
+    let now = crate::rotator::unix(SystemClock.wall());
+    let tunnels = config.tunnels.iter().map(|(name, tunnel)| {
+        let coming = tunnel.rotate.coming(now, SHOWN);
+        (name.clone(), coming.into_iter().collect::<BTreeMap<_, _>>())
+    });
+    tunnels.filter(|(_, coming)| !coming.is_empty()).collect()
+}
+
+fn instant(seconds: u64) -> String {
+    rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// Every server that the daemon calls.

@@ -14,7 +14,7 @@ use super::{
     DEFAULT_CONTROL_SOCKET, DEFAULT_HEALTH, DEFAULT_LEAF_LIFETIME, DEFAULT_OPERATOR_SOCKET,
     DEFAULT_STATE, DEFAULT_SUBSCRIBERS, Group, HealthListener, LONGEST_CA, LONGEST_LEAF,
     OperatorListener, SHORTEST_LEAF, ServerCertificateConfig, TunnelConfig, parse_duration, places,
-    remote, write_duration,
+    remote, rotate, write_duration,
 };
 
 pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
@@ -80,9 +80,13 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
     let serve_dir = raw
         .serve_dir
         .value(&key("serve_dir"), "write an absolute path, or leave it out")?;
+    let provider = remote::provider(&key, raw.provider.as_deref(), raw.tunnel_id)?;
+    let connector = remote::connector(&key("connector"), raw.connector.as_deref())?;
+    let rotate = rotate::convert(&key, name, (&provider, connector), raw.rotate)?;
     let tunnel = TunnelConfig {
-        provider: remote::provider(&key, raw.provider.as_deref(), raw.tunnel_id)?,
-        connector: remote::connector(&key("connector"), raw.connector.as_deref())?,
+        provider,
+        connector,
+        rotate,
         domain: domain(&key("domain"), raw.domain)?,
         store: store(&key("store"), raw.store)?,
         serve_dir: serve_dir

@@ -90,9 +90,10 @@ fn write_tunnel(out: &mut String, tunnel: &TunnelConfig) -> std::fmt::Result {
         None => writeln!(out, "    client_ca: null # callers need no certificate")?,
     }
     match &tunnel.routes {
-        Some(routes) => write_routes(out, routes),
-        None => writeln!(out, "    routes: null # the proxy's own file has them"),
+        Some(routes) => write_routes(out, routes)?,
+        None => writeln!(out, "    routes: null # the proxy's own file has them")?,
     }
+    tunnel.rotate.write(out, "    ")
 }
 
 fn write_routes(out: &mut String, routes: &BTreeMap<String, control::Route>) -> std::fmt::Result {

@@ -12,6 +12,7 @@ mod places;
 mod raw;
 mod refusal;
 mod remote;
+mod rotate;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -23,6 +24,7 @@ use pki::Algorithm;
 use process::Failure;
 
 pub use duration::{DurationError, parse_duration, write_duration};
+pub use rotate::{RotateConfig, When};
 
 /// Where the daemon's own state lies unless told otherwise: the place that FHS 5.8 gives it.
 pub const DEFAULT_STATE: &str = "/var/lib/keyward";
@@ -144,6 +146,8 @@ pub struct TunnelConfig {
     pub client_ca: Option<AuthorityConfig>,
     /// Policy for proxies with `routes: daemon`. Absent: the proxy's own file has the routes.
     pub routes: Option<BTreeMap<String, control::Route>>,
+    /// What rotates without an order.
+    pub rotate: RotateConfig,
 }
 
 /// Who holds the other side of a tunnel.

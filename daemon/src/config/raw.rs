@@ -68,6 +68,19 @@ pub(super) struct RawTunnel {
     pub(super) ca: RawAuthority,
     pub(super) client_ca: Optional<RawAuthority>,
     pub(super) routes: Optional<BTreeMap<String, RawRoute>>,
+    pub(super) rotate: RawRotate,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRotate {
+    pub(super) certificate: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) secret: Option<String>,
+    pub(super) window: Option<String>,
+    pub(super) freeze: Vec<String>,
+    pub(super) timezone: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -35,6 +35,7 @@ tunnels:
     routes:
       docs: http://127.0.0.1:8000
       wiki: { upstream: 'https://wiki_1.internal:443', preserve_host: true }
+    rotate: { certificate: '0 3 * * *', ca: 180d, token: '0 10 * * 1', secret: 'off', window: 'MON-FRI 09:00-17:00', freeze: ['2026-12-24..2027-01-02'], timezone: Europe/Berlin }
 ";
 
 fn parse(text: &str) -> Result<Config, Failure> {

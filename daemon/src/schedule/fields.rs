@@ -152,7 +152,7 @@ impl Kind {
 
     fn number(&self, text: &str) -> Result<u8, String> {
         let named = |name: &&str| name.eq_ignore_ascii_case(text);
-        if let Some(place) = self.names.iter().position(|name| named(name)) {
+        if let Some(place) = self.names.iter().position(named) {
             return Ok(self.from + u8::try_from(place).unwrap_or_default());
         }
         let plain = text.bytes().all(|letter| letter.is_ascii_digit());

@@ -56,9 +56,6 @@ pub enum ScheduleError {
     /// Of a window.
     #[error("write it as 09:00-17:00, or with days before it as MON-FRI 09:00-17:00")]
     Window,
-    /// The window is closed whenever it would run.
-    #[error("the window and the frozen days leave it no run within five years")]
-    Closed,
     /// Of a zone.
     #[error("{0:?} is no time zone of the IANA database, such as Europe/Berlin or UTC")]
     Zone(String),

@@ -154,94 +154,34 @@ fn what_could_be_read_in_two_ways_or_never_runs_is_refused() {
     );
 }
 
+/// Zone, window, frozen days, from when on, and when it opens.
+const OPENINGS: &str = "\
+UTC           |                     |                       | 2026-11-20T12:00:00Z | 2026-11-20T12:00:00Z
+UTC           | 09:00-17:00         |                       | 2026-11-20T08:59:59Z | 2026-11-20T09:00:00Z
+UTC           | 09:00-17:00         |                       | 2026-11-20T17:00:00Z | 2026-11-21T09:00:00Z
+UTC           | MON-FRI 09:00-17:00 |                       | 2026-11-20T17:00:00Z | 2026-11-23T09:00:00Z
+UTC           | SAT,SUN 22:00-24:00 |                       | 2026-11-20T23:30:00Z | 2026-11-21T22:00:00Z
+UTC           | MON-FRI 09:00-17:00 | 2026-11-23            | 2026-11-20T17:00:00Z | 2026-11-24T09:00:00Z
+UTC           |                     | 2026-12-24 2026-12-25 | 2026-12-24T12:00:00Z | 2026-12-26T00:00:00Z
+Europe/Berlin |                     | 2026-12-24            | 2026-12-23T23:00:00Z | 2026-12-24T23:00:00Z
+Europe/Berlin | 09:00-17:00         |                       | 2026-07-01T06:00:00Z | 2026-07-01T07:00:00Z
+Europe/Berlin | 02:30-05:00         |                       | 2026-03-29T00:30:00Z | 2026-03-29T01:00:00Z";
+
 #[test]
 fn a_calendar_opens_at_the_first_second_that_window_and_frozen_days_leave() {
-    let calendar = |zone: &str, window: &str, frozen: &[&str]| {
+    for line in OPENINGS.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let &[zone, window, frozen, from, opens] = cells.as_slice() else {
+            panic!("{line}");
+        };
         let window = (!window.is_empty()).then(|| window.parse().unwrap());
-        let frozen = frozen.iter().map(|day| day.parse().unwrap()).collect();
-        Calendar::of(zone).unwrap().limited(window, frozen)
-    };
-    for (zone, window, frozen, from, opens) in [
-        (
-            "UTC",
-            "",
-            &[][..],
-            "2026-11-20T12:00:00Z",
-            "2026-11-20T12:00:00Z",
-        ),
-        (
-            "UTC",
-            "09:00-17:00",
-            &[],
-            "2026-11-20T08:59:59Z",
-            "2026-11-20T09:00:00Z",
-        ),
-        (
-            "UTC",
-            "09:00-17:00",
-            &[],
-            "2026-11-20T17:00:00Z",
-            "2026-11-21T09:00:00Z",
-        ),
-        (
-            "UTC",
-            "MON-FRI 09:00-17:00",
-            &[],
-            "2026-11-20T17:00:00Z",
-            "2026-11-23T09:00:00Z",
-        ),
-        (
-            "UTC",
-            "SAT,SUN 22:00-24:00",
-            &[],
-            "2026-11-20T23:30:00Z",
-            "2026-11-21T22:00:00Z",
-        ),
-        (
-            "UTC",
-            "MON-FRI 09:00-17:00",
-            &["2026-11-23"],
-            "2026-11-20T17:00:00Z",
-            "2026-11-24T09:00:00Z",
-        ),
-        (
-            "UTC",
-            "",
-            &["2026-12-24", "2026-12-25"],
-            "2026-12-24T12:00:00Z",
-            "2026-12-26T00:00:00Z",
-        ),
-        (
-            "Europe/Berlin",
-            "",
-            &["2026-12-24"],
-            "2026-12-23T23:00:00Z",
-            "2026-12-24T23:00:00Z",
-        ),
-        (
-            "Europe/Berlin",
-            "09:00-17:00",
-            &[],
-            "2026-07-01T06:00:00Z",
-            "2026-07-01T07:00:00Z",
-        ),
-        // The window begins in the hour that is left out.
-        (
-            "Europe/Berlin",
-            "02:30-05:00",
-            &[],
-            "2026-03-29T00:30:00Z",
-            "2026-03-29T01:00:00Z",
-        ),
-    ] {
-        let calendar = calendar(zone, window, frozen);
-        assert_eq!(
-            calendar.opens(at(from)),
-            Some(at(opens)),
-            "{zone} {window} {from}"
-        );
-        assert!(calendar.is_open(at(opens)));
-        assert_eq!(calendar.is_open(at(from)), from == opens);
+        let frozen = frozen.split_whitespace().map(|day| day.parse().unwrap());
+        let calendar = Calendar::of(zone)
+            .unwrap()
+            .limited(window, frozen.collect());
+        assert_eq!(calendar.opens(at(from)), Some(at(opens)), "{line}");
+        assert!(calendar.is_open(at(opens)), "{line}");
+        assert_eq!(calendar.is_open(at(from)), from == opens, "{line}");
     }
     for wrong in [
         "9-17",

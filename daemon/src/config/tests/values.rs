@@ -275,3 +275,135 @@ fn the_other_side_is_named_where_it_is_called_and_nowhere_else() {
         assert!(text.contains(said) && text.contains(next), "{text}");
     }
 }
+
+#[test]
+fn what_can_rotate_by_itself_does_so_weekly_in_working_hours_at_a_minute_of_its_own() {
+    let remote = |name: &str, connector: &str| {
+        let text = WHOLE
+            .replace("builtin", connector)
+            .replace("  main:", &format!("  {name}:"));
+        let (text, _) = text.split_once("    rotate:").unwrap();
+        parse(text).unwrap().tunnels[name].rotate.clone()
+    };
+    let shown = |rotate: &RotateConfig| rotate.kinds().map(|(_, when)| when.to_string());
+    let by_hand = &parse(SMALLEST).unwrap().tunnels["main"].rotate;
+    assert_eq!(shown(by_hand), ["auto", "off", "off", "off"]);
+    assert_eq!(
+        shown(&remote("main", "external")),
+        ["auto", "auto", "off", "off"]
+    );
+    let [_, _, token, secret] = shown(&remote("main", "cloudflared"));
+    assert_eq!(secret, "off");
+    let fields: Vec<u8> = token
+        .replace('*', "0")
+        .split(' ')
+        .map(|field| field.parse().unwrap())
+        .collect();
+    assert!(
+        (10..=15).contains(&fields[1]) && (1..=4).contains(&fields[4]),
+        "{token}"
+    );
+    let distinct: std::collections::BTreeSet<String> = (0..50)
+        .flat_map(|number| {
+            let [_, _, token, secret] = shown(&remote(&format!("t{number}"), "builtin"));
+            [token, secret]
+        })
+        .collect();
+    assert!(distinct.len() > 90, "{} of 100", distinct.len());
+}
+
+#[test]
+fn a_rotation_that_could_not_be_carried_out_by_itself_is_refused() {
+    let with = |text: &str, from: &str, to: &str| refusal(&text.replace(from, to));
+    for (from, to, said, next) in [
+        (
+            "'0 10 * * 1'",
+            "'0 10 * *'",
+            "tunnels.main.rotate.token is \"0 10 * *\"",
+            "it has 4 fields",
+        ),
+        (
+            "'0 10 * * 1'",
+            "auto",
+            "tunnels.main.rotate.token is \"auto\"",
+            "five fields",
+        ),
+        (
+            "180d",
+            "30m",
+            "tunnels.main.rotate.ca is \"30m\"",
+            "from 1h to 3650d",
+        ),
+        (
+            "Europe/Berlin",
+            "Berlin",
+            "tunnels.main.rotate.timezone is \"Berlin\"",
+            "IANA",
+        ),
+        (
+            "MON-FRI 09",
+            "9",
+            "tunnels.main.rotate.window is \"9:00-17:00\"",
+            "09:00-17:00",
+        ),
+        (
+            "..2027",
+            "..2026",
+            "tunnels.main.rotate.freeze has",
+            "2026-12-24",
+        ),
+        (
+            "builtin",
+            "external",
+            "tunnels.main.rotate.token cannot rotate by itself",
+            "nobody restarts",
+        ),
+        ("secret: 'off'", "secret: 7d", "", ""),
+    ] {
+        if said.is_empty() {
+            parse(&WHOLE.replace(from, to)).unwrap();
+            let text = with(&WHOLE.replace(from, to), "builtin", "cloudflared");
+            assert!(
+                text.contains("rotate.secret cannot rotate by itself"),
+                "{text}"
+            );
+            continue;
+        }
+        let text = with(WHOLE, from, to);
+        assert!(text.contains(said) && text.contains(next), "{text}");
+    }
+    let by_hand = format!("{SMALLEST}    rotate: {{ca: auto}}\n");
+    assert!(refusal(&by_hand).contains("verifiers are told by hand"));
+}
+
+#[test]
+fn the_next_runs_are_those_that_window_and_frozen_days_let_begin() {
+    let rotate = &parse(WHOLE).unwrap().tunnels["main"].rotate;
+    // Friday 2026-12-18, 12:00 UTC.
+    let coming = rotate.coming(1_797_595_200, 3);
+    let shown = coming.iter().map(|(key, runs)| {
+        let runs = runs
+            .iter()
+            .map(|at| process::rfc3339(std::time::UNIX_EPOCH + Duration::from_secs(*at)));
+        (*key, runs.collect::<Vec<_>>())
+    });
+    let [certificate, token] = shown.collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(certificate.0, "certificate");
+    assert_eq!(
+        certificate.1,
+        [
+            "2026-12-21T08:00:00Z",
+            "2026-12-22T08:00:00Z",
+            "2026-12-23T08:00:00Z"
+        ]
+    );
+    assert_eq!(token.0, "token");
+    assert_eq!(
+        token.1,
+        [
+            "2026-12-21T09:00:00Z",
+            "2027-01-04T08:00:00Z",
+            "2027-01-04T09:00:00Z"
+        ]
+    );
+}
