@@ -35,6 +35,7 @@ mod path;
 #[path = "../edge/src/tests/postgres.rs"]
 mod postgres;
 mod program;
+mod pushed;
 mod rotated;
 mod sdks;
 mod several;

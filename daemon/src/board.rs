@@ -19,8 +19,11 @@ pub struct Publication {
     pub credential: Option<Arc<LintedCredential>>,
     /// For proxies.
     pub policy: Option<Arc<Policy>>,
-    /// For connectors.
+    /// For connectors, and for proxies that dial while there is no `secret`.
     pub token: Option<Arc<Tunnel>>,
+    /// A shared secret of the tunnel's edge, for proxies that dial. Its generations are above all that `token` ever had:
+    /// to them the two are one resource, and an acknowledgement says nothing but its generation.
+    pub secret: Option<Arc<Tunnel>>,
 }
 
 /// Tunnel name to what is in force for it.
@@ -37,6 +40,9 @@ pub struct Replica {
     pub build: String,
     /// The tunnels that it is sent.
     pub tunnels: Vec<String>,
+    /// Those of them whose edge it dials with what it is sent: it acknowledges [`Resource::Tunnel`] of these when
+    /// every connection of its own stands on it.
+    pub dials: Vec<String>,
     /// A subscription stands now.
     pub connected: bool,
     /// It said `bye`.

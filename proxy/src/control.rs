@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::carrier::Up;
 use crate::config::ControlSource;
 use crate::credential::Credentials;
+use crate::dial::Pushed;
 use crate::forward::Forwarder;
 use crate::telemetry::Pace;
 
@@ -79,6 +80,8 @@ pub(crate) struct Subscriber {
     pub(crate) routed: Option<Forwarder>,
     /// The carriers that are up.
     pub(crate) carriers: Up,
+    /// Takes the secrets of the edge that is dialled, if they come from the daemon.
+    pub(crate) pushed: Option<Pushed>,
     pub(crate) tasks: Tasks,
 }
 

@@ -3,7 +3,8 @@
 //! TLS, an HTTP/1.1 Upgrade that presents the credential, then HTTP/2 with the roles reversed
 //! (`edge.md` section 2). One task keeps `connections` to each instance of the edge, and goes on trying
 //! until it has them; a connection that is about to be cut is replaced before it goes. Each stream is
-//! handed to the same door as those of carriers that listen. Nothing is listened to here.
+//! handed to the same door as those of carriers that listen. Nothing is listened to here, and nothing is dialled
+//! before there is a secret to present.
 
 mod attach;
 mod line;
@@ -23,14 +24,15 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::carrier::Door;
-use crate::config::{EdgeCarrier, ForwardProxy};
+use crate::config::{EdgeCarrier, ForwardProxy, SecretSource};
 use crate::watched::Watch;
 
 pub(crate) use roster::Roster;
+pub(crate) use secret::Pushed;
 pub(crate) use stream::Tunnelled;
 
 use attach::{AttachError, Attached};
-use secret::Secrets;
+use secret::{Newest, Secrets};
 use serve::Shared;
 use turns::Turns;
 
@@ -57,18 +59,20 @@ enum DialError {
 /// Keeps the connections to one edge.
 pub(crate) struct Dialler {
     shared: Arc<Shared>,
-    secrets: Secrets,
+    newest: Newest,
+    /// `None`: the daemon sends them.
+    file: Option<Secrets>,
     tasks: Tasks,
     /// Part of every wait, drawn once: many proxies that lost one edge do not come back at once.
     jitter: u32,
 }
 
 impl Dialler {
-    /// Reads the secret for the first time. `drain`: what calls in flight get before a cut.
+    /// Reads the secret for the first time, where a file has it. `drain`: what calls in flight get before a cut.
     ///
     /// # Errors
     ///
-    /// There is none, or `HTTPS_PROXY` is no URL: exit code 78.
+    /// There is none in the file, or `HTTPS_PROXY` is no URL: exit code 78.
     pub(crate) fn new(
         mut edge: EdgeCarrier,
         drain: Duration,
@@ -78,7 +82,11 @@ impl Dialler {
         if edge.forward_proxy.is_none() {
             edge.forward_proxy = ForwardProxy::from_environment(&edge.host)?;
         }
-        let secrets = Secrets::load(&edge.secret_file)?;
+        let newest = Newest::default();
+        let file = match &edge.secret {
+            SecretSource::File(path) => Some(Secrets::load(path, newest.clone())?),
+            SecretSource::Daemon(_) => None,
+        };
         if edge.allow_without_client_certificate {
             tracing::warn!(
                 switch = "carriers.edge.allow_without_client_certificate",
@@ -97,12 +105,13 @@ impl Dialler {
             drain,
             roster,
             tasks: tasks.clone(),
-            secret: secrets.subscribe(),
+            secret: newest.subscribe(),
             proven: std::sync::Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
-            secrets,
+            newest,
+            file,
             tasks: tasks.clone(),
             jitter: drawn(),
         })
@@ -113,13 +122,27 @@ impl Dialler {
         self.shared.roster.clone()
     }
 
+    /// Where the daemon's secrets go in; `None`: they are not asked for.
+    pub(crate) fn pushed(&self) -> Option<Pushed> {
+        match &self.shared.edge.secret {
+            SecretSource::File(_) => None,
+            SecretSource::Daemon(tunnel) => Some(Pushed {
+                tunnel: tunnel.clone(),
+                newest: self.newest.clone(),
+                roster: self.roster(),
+            }),
+        }
+    }
+
     /// Dials until the stop.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let Self {
             shared,
-            secrets,
+            file,
             tasks,
             jitter,
+            // Kept to the end: without it nothing newer is waited for.
+            newest: _newest,
         } = self;
         let keep = async {
             let mut pause = Pause::new(jitter);
@@ -129,10 +152,16 @@ impl Dialler {
                 tokio::time::sleep(wait).await;
             }
         };
+        let follow = async {
+            match file {
+                Some(file) => drop(Watch::new(file).run(tasks.clone()).await),
+                None => tasks.stopping().await,
+            }
+        };
         tokio::select! {
             () = keep => {}
             () = shared.roster.trim() => {}
-            _ = Watch::new(secrets).run(tasks.clone()) => {}
+            () = follow => {}
             () = tasks.stopping() => {}
         }
         Ok(())
@@ -178,7 +207,12 @@ async fn step(shared: &Arc<Shared>, pause: &mut Pause) -> Duration {
 /// With the newest secret, and when that is refused, with the last that was not: it may be that the edge
 /// has not heard of the new one yet.
 async fn dial(shared: &Shared) -> Result<Attached, DialError> {
-    let newest = shared.secret.borrow().clone();
+    let mut secret = shared.secret.clone();
+    let newest = secret.wait_for(Option::is_some).await;
+    let Some(newest) = newest.ok().and_then(|newest| newest.clone()) else {
+        // Nobody is left to say one, which is at the stop.
+        return std::future::pending().await;
+    };
     let attempt = async |secret| {
         let attaching = attach::attach(&shared.edge, &shared.turns, secret, &shared.tasks);
         match tokio::time::timeout(ATTACH_LIMIT, Box::pin(attaching)).await {
@@ -190,6 +224,7 @@ async fn dial(shared: &Shared) -> Result<Attached, DialError> {
         Err(DialError::Attach(error @ AttachError::Refused { status: 401, .. })) => error,
         other => return other,
     };
+    shared.roster.refused(Arc::clone(&newest));
     match shared.proven() {
         Some(proven) if *proven != *newest => attempt(proven).await,
         _ => Err(refused.into()),

@@ -36,7 +36,7 @@ use carrier::{Carriers, Door, Up};
 use config::{Config, Limits, RouteSource};
 use connection::{Connections, LEAVE};
 use credential::{Credentials, Why};
-use dial::Dialler;
+use dial::{Dialler, Pushed};
 use forward::Forwarder;
 use handshake::Handshakes;
 use telemetry::Telemetry;
@@ -86,7 +86,8 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
     );
     let probed = Tasks::new();
     health::serve(page, config.health, &probed)?;
-    subscribe(&config, &credentials, &forwarder, up, &tasks);
+    let pushed = dialler.as_ref().and_then(Dialler::pushed);
+    subscribe(&config, &credentials, &forwarder, (up, pushed), &tasks);
     if matches!(config.routes, RouteSource::File(_)) {
         reload::watch(options, forwarder, &tasks);
     }
@@ -139,7 +140,7 @@ fn subscribe(
     config: &Config,
     credentials: &Credentials,
     forwarder: &Forwarder,
-    carriers: Up,
+    (carriers, pushed): (Up, Option<Pushed>),
     tasks: &Tasks,
 ) {
     let routed = matches!(config.routes, RouteSource::Daemon).then(|| forwarder.clone());
@@ -154,6 +155,7 @@ fn subscribe(
             forwarder: forwarder.clone(),
             routed,
             carriers,
+            pushed,
             tasks: tasks.clone(),
         };
         tasks.essential("control", subscriber.run());

@@ -186,6 +186,7 @@ impl Place {
             replica: replica.to_owned(),
             build: "test".to_owned(),
             serving,
+            dials: Vec::new(),
         });
         subscriber.writer.send(&hello).await.unwrap();
         let welcome = subscriber.next().await;

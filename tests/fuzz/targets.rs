@@ -72,6 +72,7 @@ fn control_messages_of_subscribers() {
             generation: u64::MAX,
             leaf_sha256: "00".repeat(32),
         }],
+        dials: vec![CANARY.to_owned()],
     });
     let report = FromSubscriber::Report(Report {
         tunnels: vec![TunnelReport {

@@ -83,7 +83,7 @@ pub enum FromDaemon {
     Credential(Credential),
     /// What a proxy lets through.
     Policy(Policy),
-    /// What a connector dials with.
+    /// What a connector dials with, or a proxy that dials.
     Tunnel(Tunnel),
     /// A kind of a newer minor version: ignored.
     #[serde(other)]
@@ -94,7 +94,7 @@ pub enum FromDaemon {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Ends inner TLS: gets `credential` and `policy`.
+    /// Ends inner TLS: gets `credential` and `policy`, and `tunnel` for what [`Hello::dials`] names.
     Proxy,
     /// Dials out: gets `tunnel`.
     Connector,
@@ -116,6 +116,10 @@ pub struct Hello {
     /// What it serves already, so that a restart of the daemon publishes nothing anew.
     #[serde(default)]
     pub serving: Vec<Serving>,
+    /// The tunnels among [`tunnels`](Self::tunnels) whose edge this proxy dials with what the daemon sends: it
+    /// gets their `tunnel`. Of a connector nobody asks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dials: Vec<String>,
 }
 
 /// One credential in force at a subscriber.
@@ -258,14 +262,14 @@ pub struct Manifest {
     pub policy: Option<Policy>,
 }
 
-/// What a connector dials with.
+/// What a connector dials with, or a proxy that dials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     /// The tunnel.
     pub tunnel: String,
     /// Counts up by each publication for this tunnel.
     pub generation: u64,
-    /// The tunnel token.
+    /// The tunnel token; for a proxy also a shared secret of its edge.
     pub token: Secret,
 }
 
@@ -281,7 +285,8 @@ pub enum Resource {
     Tunnel,
 }
 
-/// A resource is in force: every handshake from now on uses it.
+/// A resource is in force: every handshake from now on uses it, and every connection that a proxy has dialled stands
+/// on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// What is acknowledged.

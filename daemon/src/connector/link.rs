@@ -141,6 +141,7 @@ impl Link {
                 replica: self.settings.replica.clone(),
                 build: process::BUILD.to_owned(),
                 serving: Vec::new(),
+                dials: Vec::new(),
             }))
             .await?;
         loop {

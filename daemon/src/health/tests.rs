@@ -62,6 +62,7 @@ fn serve(observer: &Observer, leaf: &str, generation: u64, connected: bool) {
         uid: 1,
         build: String::new(),
         tunnels: vec!["main".to_owned()],
+        dials: Vec::new(),
         connected,
         left: false,
         last_heard: UNIX_EPOCH,

@@ -10,7 +10,7 @@ use control::{
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::roster::{Seat, Taken};
+use super::roster::{Scope, Seat, Taken};
 use super::{Desk, bounded};
 
 /// The longest name of a replica and of a build that is taken, in bytes.
@@ -24,6 +24,8 @@ pub(super) struct Admitted {
     pub(super) role: Role,
     /// Whole resources of these tunnels are sent.
     pub(super) tunnels: BTreeSet<String>,
+    /// A proxy dials the edge of these.
+    pub(super) dials: BTreeSet<String>,
     /// What the subscriber says that it serves already.
     pub(super) serving: Vec<Serving>,
 }
@@ -75,14 +77,24 @@ pub(super) async fn admit(
             answer: Some(refusal(Refusal::Protocol, detail)),
         });
     }
-    let tunnels = tunnels(desk, &hello)?;
+    let tunnels = named_of(&hello.tunnels, &desk.settings.tunnels)?;
+    let tunnels = tunnels.unwrap_or_else(|| desk.settings.tunnels.clone());
+    let dials = match hello.role {
+        Role::Proxy => named_of(&hello.dials, &tunnels)?.unwrap_or_default(),
+        Role::Connector => BTreeSet::new(),
+    };
+    let scope = Scope {
+        tunnels: tunnels.iter().cloned().collect(),
+        dials: dials.iter().cloned().collect(),
+    };
     let seat = desk
         .roster
-        .enter(&hello, uid, tunnels.iter().cloned().collect())
+        .enter(&hello, uid, scope)
         .map_err(|taken| no_seat(taken, &hello))?;
     Ok(Admitted {
         seat,
         role: hello.role,
+        dials,
         serving: bounded::serving(hello.serving, &tunnels),
         tunnels,
     })
@@ -123,25 +135,20 @@ fn no_seat(taken: Taken, hello: &Hello) -> Denied {
     }
 }
 
-fn tunnels(desk: &Desk, hello: &Hello) -> Result<BTreeSet<String>, Denied> {
-    if hello.tunnels.is_empty() {
-        return Ok(desk.settings.tunnels.clone());
-    }
-    let unknown = hello
-        .tunnels
-        .iter()
-        .find(|name| !desk.settings.tunnels.contains(*name));
-    match unknown {
-        None => Ok(hello.tunnels.iter().cloned().collect()),
-        Some(name) => {
-            let known: Vec<&str> = desk.settings.tunnels.iter().map(String::as_str).collect();
-            let detail = format!("no tunnel {name:?} here; there is {}", known.join(", "));
-            Err(Denied {
-                complaint: "unknown tunnel",
-                answer: Some(refusal(Refusal::UnknownTunnel, detail)),
-            })
-        }
-    }
+/// What a list in `hello` names, each one of `known`; `None`: nothing.
+fn named_of(
+    names: &[String],
+    known: &BTreeSet<String>,
+) -> Result<Option<BTreeSet<String>>, Denied> {
+    let Some(unknown) = names.iter().find(|name| !known.contains(*name)) else {
+        return Ok((!names.is_empty()).then(|| names.iter().cloned().collect()));
+    };
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let detail = format!("no tunnel {unknown:?} here; there is {}", known.join(", "));
+    Err(Denied {
+        complaint: "unknown tunnel",
+        answer: Some(refusal(Refusal::UnknownTunnel, detail)),
+    })
 }
 
 /// Says why, then reads on for a moment: a socket closed over unread bytes may lose the answer.

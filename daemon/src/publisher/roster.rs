@@ -68,6 +68,13 @@ impl Contest {
     }
 }
 
+/// What a subscriber is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    pub(crate) tunnels: Vec<String>,
+    pub(crate) dials: Vec<String>,
+}
+
 /// Why a name cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -104,7 +111,7 @@ impl Roster {
         self: &Arc<Self>,
         hello: &Hello,
         uid: u32,
-        tunnels: Vec<String>,
+        Scope { tunnels, dials }: Scope,
     ) -> Result<Seat, Taken> {
         let mut book = self.book();
         let now = self.clock.boot();
@@ -137,6 +144,7 @@ impl Roster {
             uid,
             build: hello.build.clone(),
             tunnels,
+            dials,
             connected: true,
             left: false,
             last_heard: self.clock.wall(),

@@ -8,6 +8,7 @@ use control::{
     Ack, FrameError, FromDaemon, FromSubscriber, Nack, Reader, Refusal, Refused, Resource, Role,
     Version, Welcome, Writer,
 };
+use pki::Fingerprint;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
@@ -86,7 +87,8 @@ type Key = (String, Resource);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
     generation: u64,
-    leaf_sha256: Option<String>,
+    /// Of the leaf, and of what a proxy dials with: a secret may follow a token of the same generation.
+    sha256: Option<String>,
 }
 
 #[derive(Debug)]
@@ -176,7 +178,8 @@ impl Session<'_> {
             let message = match self.admitted.role {
                 Role::Proxy => self
                     .credential(name, publication)
-                    .or_else(|| self.policy(name, publication)),
+                    .or_else(|| self.policy(name, publication))
+                    .or_else(|| self.dialled(name, publication)),
                 Role::Connector => self.token(name, publication),
             };
             if message.is_some() {
@@ -190,7 +193,7 @@ impl Session<'_> {
         let credential = publication.credential.as_ref()?;
         let mark = Mark {
             generation: credential.message().generation,
-            leaf_sha256: Some(credential.leaf_sha256()),
+            sha256: Some(credential.leaf_sha256()),
         };
         let news = !self.serves(tunnel, &mark) && self.mark(tunnel, Resource::Credential, mark);
         news.then(|| FromDaemon::Credential(credential.message().clone()))
@@ -208,10 +211,23 @@ impl Session<'_> {
             .then(|| FromDaemon::Tunnel((**token).clone()))
     }
 
+    /// For a proxy that dials. An edge takes either, and a secret is meant for nothing else.
+    fn dialled(&self, tunnel: &str, publication: &Publication) -> Option<FromDaemon> {
+        let dials = self.admitted.dials.contains(tunnel);
+        let secret = publication.secret.as_ref().or(publication.token.as_ref());
+        let secret = secret.filter(|_| dials)?;
+        let mark = Mark {
+            generation: secret.generation,
+            sha256: Some(Fingerprint::of(secret.token.expose().as_bytes()).to_string()),
+        };
+        self.mark(tunnel, Resource::Tunnel, mark)
+            .then(|| FromDaemon::Tunnel((**secret).clone()))
+    }
+
     fn plain(&self, tunnel: &str, resource: Resource, generation: u64) -> bool {
         let mark = Mark {
             generation,
-            leaf_sha256: None,
+            sha256: None,
         };
         self.mark(tunnel, resource, mark)
     }
@@ -233,14 +249,14 @@ impl Session<'_> {
         let served = self.admitted.serving.iter().any(|serving| {
             serving.tunnel == tunnel
                 && serving.generation == mark.generation
-                && Some(&serving.leaf_sha256) == mark.leaf_sha256.as_ref()
+                && Some(&serving.leaf_sha256) == mark.sha256.as_ref()
         });
         if served && self.mark(tunnel, Resource::Credential, mark.clone()) {
             self.admitted.seat.ack(&Ack {
                 resource: Resource::Credential,
                 tunnel: tunnel.to_owned(),
                 generation: mark.generation,
-                leaf_sha256: mark.leaf_sha256.clone(),
+                leaf_sha256: mark.sha256.clone(),
             });
         }
         served
@@ -323,7 +339,7 @@ impl Session<'_> {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         match sent.get(&(tunnel.to_owned(), resource)) {
             None => false,
-            Some(mark) if generation == mark.generation => match (leaf, &mark.leaf_sha256) {
+            Some(mark) if generation == mark.generation => match (leaf, &mark.sha256) {
                 (Some(theirs), Some(ours)) => theirs == ours,
                 _ => true,
             },

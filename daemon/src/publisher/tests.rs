@@ -154,6 +154,7 @@ fn hello(role: Role, replica: &str) -> Hello {
         replica: replica.to_owned(),
         build: "test".to_owned(),
         serving: Vec::new(),
+        dials: Vec::new(),
     }
 }
 
@@ -184,6 +185,7 @@ fn publication(tunnel: &str, generation: u64) -> Publication {
             generation,
             token: Secret::new("canary-token".to_owned()),
         })),
+        secret: None,
     }
 }
 
@@ -334,7 +336,7 @@ async fn a_replica_that_is_gone_is_forgotten_after_its_time_and_a_connected_one_
         64,
     ));
     let seat = roster
-        .enter(&hello(Role::Proxy, "again"), 1, Vec::new())
+        .enter(&hello(Role::Proxy, "again"), 1, roster::Scope::default())
         .map_err(|_| "taken")
         .unwrap();
     roster.sweep(Duration::ZERO);

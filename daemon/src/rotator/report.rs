@@ -83,12 +83,16 @@ impl Tunnel {
         refused.collect()
     }
 
-    /// Connectors whose edge does not let them in with what the store holds.
+    /// Connectors, and proxies that dial, whose edge does not let them in with what they were sent.
     fn refused_tokens(&self, replicas: &Replicas) -> Vec<String> {
         let key = (self.name.clone(), Resource::Tunnel);
         let refused = replicas.iter().filter_map(|(name, replica)| {
             let (generation, reason) = replica.nacks.get(&key)?;
+            let secret = replica.role == control::Role::Proxy && self.publication.secret.is_some();
             Some(match reason {
+                Reason::TokenRefused if secret => format!(
+                    "{name}: the tunnel's edge does not accept the shared secret of generation {generation}; what was connected before goes on with the one before"
+                ),
                 Reason::TokenRefused => format!(
                     "{name}: the tunnel's edge does not accept the token of generation {generation}; put the one in force into the store"
                 ),

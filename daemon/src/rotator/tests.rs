@@ -187,6 +187,7 @@ impl World {
             uid: 1,
             build: "test".to_owned(),
             tunnels: vec!["main".to_owned()],
+            dials: Vec::new(),
             connected: true,
             left: false,
             last_heard: self.moment().wall,

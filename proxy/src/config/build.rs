@@ -26,11 +26,12 @@ pub(super) fn build(raw: Raw, tunnel_domain: Option<&str>) -> Result<Config, Con
     let websocket = address("listen_addr", raw.listen_addr.as_ref())?;
     let carriers = raw.carriers.unwrap_or_default();
     let tls = tls_listener(carriers.tls)?;
-    let edge = carriers.edge.map(edge::build).transpose()?;
+    let control = raw.control.map(control).transpose()?;
+    let edge = carriers.edge.map(|raw| edge::build(raw, control.as_ref()));
+    let edge = edge.transpose()?;
     if websocket.is_none() && tls.is_none() && edge.is_none() {
         return Err(ConfigError::NoCarrier);
     }
-    let control = raw.control.map(control).transpose()?;
     let files = files(raw.tls.unwrap_or_default())?;
     if control.is_none() && files.is_none() {
         return Err(ConfigError::NoCredentialSource);

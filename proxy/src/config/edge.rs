@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::ConfigError;
 use super::build::{host_name, not_empty};
 use super::raw::empty_or_text;
+use super::{ConfigError, ControlSource};
 
 /// Connections to each instance when the file does not say: one may break, and nobody notices.
 const CONNECTIONS: usize = 2;
@@ -29,8 +29,8 @@ pub struct EdgeCarrier {
     pub pin: Option<[u8; 32]>,
     /// `tnl_…`.
     pub tunnel: String,
-    /// The shared secret or tunnel token; watched.
-    pub secret_file: PathBuf,
+    /// Where the shared secret or tunnel token comes from.
+    pub secret: SecretSource,
     /// Name of this replica; default: the host's name.
     pub replica: String,
     /// Connections to each instance of the edge.
@@ -39,6 +39,16 @@ pub struct EdgeCarrier {
     pub forward_proxy: Option<ForwardProxy>,
     /// The switch that turns mutual inner TLS off.
     pub allow_without_client_certificate: bool,
+}
+
+/// Where the carrier's credential comes from.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// A file, watched. Where there is one the daemon is not asked: whoever wrote it down means it, and of two
+    /// sources nobody could say which one is newer.
+    File(PathBuf),
+    /// The daemon, over the control channel, for the tunnel that it calls by this name.
+    Daemon(String),
 }
 
 /// An HTTP proxy that is asked for CONNECT.
@@ -62,6 +72,7 @@ pub(super) struct RawEdge {
     #[serde(default, deserialize_with = "empty_or_text")]
     pin: Option<String>,
     tunnel: Option<String>,
+    #[serde(default, deserialize_with = "empty_or_text")]
     secret_file: Option<PathBuf>,
     replica: Option<String>,
     connections: Option<usize>,
@@ -76,7 +87,10 @@ struct RawForward {
     credentials_file: Option<PathBuf>,
 }
 
-pub(super) fn build(raw: RawEdge) -> Result<EdgeCarrier, ConfigError> {
+pub(super) fn build(
+    raw: RawEdge,
+    control: Option<&ControlSource>,
+) -> Result<EdgeCarrier, ConfigError> {
     let (host, port) = authority("carriers.edge.url", raw.url.as_deref(), "https", 443)?;
     let addresses = raw.addresses.unwrap_or_default();
     let addresses = addresses.into_iter().map(|text| {
@@ -118,15 +132,32 @@ pub(super) fn build(raw: RawEdge) -> Result<EdgeCarrier, ConfigError> {
             key: "carriers.edge.tunnel",
             next: "write the tunnel's id, tnl_...",
         })?,
-        secret_file: raw.secret_file.ok_or(ConfigError::Missing {
-            key: "carriers.edge.secret_file",
-            next: "write the path of the file that holds the shared secret",
-        })?,
+        secret: secret(raw.secret_file, control)?,
         replica: raw.replica.unwrap_or_else(host_name),
         connections,
         forward_proxy: forward_proxy.transpose()?,
         allow_without_client_certificate: raw.allow_without_client_certificate.unwrap_or_default(),
     })
+}
+
+fn secret(
+    file: Option<PathBuf>,
+    control: Option<&ControlSource>,
+) -> Result<SecretSource, ConfigError> {
+    if let Some(path) = file {
+        not_empty("carriers.edge.secret_file", &path)?;
+        return Ok(SecretSource::File(path));
+    }
+    // The edge's id of a tunnel says nothing to a daemon that has never asked an edge, so its own name is needed.
+    let control = control.ok_or(ConfigError::NoSecretSource)?;
+    match control.tunnels.as_slice() {
+        [name] => Ok(SecretSource::Daemon(name.clone())),
+        _ => Err(ConfigError::Missing {
+            key: "carriers.edge.secret_file",
+            next: "write the one tunnel whose secret the daemon is to send into control.tunnels, as the daemon \
+                   calls it, or the path of the file that holds the shared secret",
+        }),
+    }
 }
 
 impl ForwardProxy {

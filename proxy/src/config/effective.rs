@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Config, RouteSource, value::write_duration};
+use super::{Config, RouteSource, SecretSource, value::write_duration};
 
 /// What the switch means. Whom the edge lets in is not known here.
 const OPEN: &str = "whoever runs the edge, and whoever it lets in, can call: give the tunnel client rules or \
@@ -84,7 +84,13 @@ fn carriers(page: &mut Page, config: &Config) {
         page.text(2, "pin", &text);
     }
     page.text(2, "tunnel", &edge.tunnel);
-    page.text(2, "secret_file", &edge.secret_file.to_string_lossy());
+    match &edge.secret {
+        SecretSource::File(path) => page.text(2, "secret_file", &path.to_string_lossy()),
+        SecretSource::Daemon(name) => {
+            let from = format!("the daemon sends the secret of {}", quote(name));
+            page.note(2, &from);
+        }
+    }
     page.text(2, "replica", &edge.replica);
     page.line(2, "connections", &edge.connections.to_string());
     if let Some(forward) = &edge.forward_proxy {

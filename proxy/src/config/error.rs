@@ -54,6 +54,10 @@ pub enum ConfigError {
         "carriers.edge is configured and tls.client_ca is not: whoever runs the edge could call"
     )]
     EdgeWithoutClientCa,
+    #[error(
+        "carriers.edge.secret_file is not set, and neither is control.socket, from where the secret could come"
+    )]
+    NoSecretSource,
     #[error("no source of a server certificate is configured")]
     NoCredentialSource,
     #[error("routes is \"daemon\" and control is not configured")]
@@ -109,6 +113,9 @@ impl ConfigError {
             }
             Self::EdgeWithoutClientCa => {
                 "set tls.client_ca, or carriers.edge.allow_without_client_certificate: true".to_owned()
+            }
+            Self::NoSecretSource => {
+                "write the path of the file that holds the shared secret, or set control.socket and control.tunnels".to_owned()
             }
             Self::NoCredentialSource => {
                 "set tls.cert_file and tls.key_file, or control.socket".to_owned()

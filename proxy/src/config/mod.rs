@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use process::{Clock, Failure, SystemClock};
 
 pub(crate) use check::{authorities, check_pair};
-pub use edge::{EdgeCarrier, ForwardProxy};
+pub use edge::{EdgeCarrier, ForwardProxy, SecretSource};
 pub use error::ConfigError;
 pub use raw::{Raw, parse};
 

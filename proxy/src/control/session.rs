@@ -1,10 +1,11 @@
 //! One subscription, from the `hello` to the end of the connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::{
     Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason, Refusal,
-    Refused as Turned, Report, Resource, Role, Version, Writer,
+    Refused as Turned, Report, Resource, Role, Secret, Tunnel, Version, Writer,
 };
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Ended, Subscriber};
 use crate::credential::{Refused, Source};
+use crate::dial::Pushed;
 
 /// A report at most this often, when something has changed ...
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +37,16 @@ pub(super) struct Session<'a> {
     /// Acks that wait for the last handshakes of an earlier generation.
     settling: FuturesUnordered<BoxFuture<'static, Ack>>,
     reported: Option<(Report, Instant)>,
+    /// What the edge is dialled with.
+    dialled: Option<Dialled>,
+}
+
+/// A secret that the daemon sent on this connection.
+struct Dialled {
+    secret: Arc<Secret>,
+    generation: u64,
+    /// What was said of it last: that every connection stands on it, or that the edge refused it.
+    said: Option<bool>,
 }
 
 impl<'a> Session<'a> {
@@ -52,6 +64,11 @@ impl<'a> Session<'a> {
             replica: subscriber.source.replica.clone(),
             build: process::BUILD.to_owned(),
             serving: subscriber.credentials.serving().await,
+            dials: subscriber
+                .pushed
+                .iter()
+                .map(|one| one.tunnel.clone())
+                .collect(),
         };
         writer.send(&FromSubscriber::Hello(hello)).await?;
         loop {
@@ -73,6 +90,7 @@ impl<'a> Session<'a> {
             writer,
             settling: FuturesUnordered::new(),
             reported: None,
+            dialled: None,
         })
     }
 
@@ -89,6 +107,9 @@ impl<'a> Session<'a> {
                 }
                 Some(ack) = self.settling.next() => {
                     self.send(FromSubscriber::Ack(ack)).await?;
+                }
+                verdict = judged(self.subscriber.pushed.as_ref(), self.dialled.as_ref()) => {
+                    self.answer(verdict).await?;
                 }
                 _ = tick.tick() => self.report().await?,
                 () = tasks.stopping() => return self.leave().await,
@@ -108,8 +129,9 @@ impl<'a> Session<'a> {
                 tracing::warn!(detail = refused.detail, "the daemon refused something");
                 Ok(())
             }
-            // A tunnel token is not for us, and what we do not know is for later versions.
-            FromDaemon::Welcome(_) | FromDaemon::Tunnel(_) | FromDaemon::Unknown => Ok(()),
+            FromDaemon::Tunnel(tunnel) => self.tunnel(tunnel).await,
+            // What we do not know is for later versions.
+            FromDaemon::Welcome(_) | FromDaemon::Unknown => Ok(()),
         }
     }
 
@@ -174,6 +196,57 @@ impl<'a> Session<'a> {
         self.send(FromSubscriber::Ack(ack)).await
     }
 
+    async fn tunnel(&mut self, tunnel: Tunnel) -> Result<(), Ended> {
+        let pushed = self.subscriber.pushed.as_ref();
+        let Some(pushed) = pushed.filter(|pushed| pushed.tunnel == tunnel.tunnel) else {
+            // Not for us.
+            return Ok(());
+        };
+        let Tunnel {
+            tunnel,
+            generation,
+            token,
+        } = tunnel;
+        if let Some(secret) = pushed.offer(token) {
+            tracing::info!(tunnel, generation, "secret of the daemon taken");
+            self.dialled = Some(Dialled {
+                secret,
+                generation,
+                said: None,
+            });
+            return Ok(());
+        }
+        tracing::warn!(
+            tunnel,
+            generation,
+            "secret of the daemon not taken, the last one is kept"
+        );
+        self.nack(Resource::Tunnel, tunnel, generation, Reason::Malformed)
+            .await
+    }
+
+    /// Says what became of the secret in force. The same is not said twice in a row.
+    async fn answer(&mut self, verdict: bool) -> Result<(), Ended> {
+        let (Some(pushed), Some(dialled)) = (&self.subscriber.pushed, &mut self.dialled) else {
+            return Ok(());
+        };
+        dialled.said = Some(verdict);
+        let (tunnel, generation) = (pushed.tunnel.clone(), dialled.generation);
+        let resource = Resource::Tunnel;
+        if !verdict {
+            tracing::warn!(tunnel, generation, "the edge refuses the daemon's secret");
+            let reason = Reason::TokenRefused;
+            return self.nack(resource, tunnel, generation, reason).await;
+        }
+        let ack = Ack {
+            resource,
+            tunnel,
+            generation,
+            leaf_sha256: None,
+        };
+        self.send(FromSubscriber::Ack(ack)).await
+    }
+
     /// Sends within [`SEND_LIMIT`]; after an error the connection is of no use.
     async fn send(&mut self, message: FromSubscriber) -> Result<(), Ended> {
         match tokio::time::timeout(SEND_LIMIT, self.writer.send(&message)).await {
@@ -225,5 +298,13 @@ impl<'a> Session<'a> {
         // Whoever does not read it will see the end of the connection.
         let left = tokio::time::timeout(LEAVE_LIMIT, leaving).await;
         Ok(left.unwrap_or(Ok(()))?)
+    }
+}
+
+/// What the edge makes of the secret, as soon as it is something new.
+async fn judged(pushed: Option<&Pushed>, dialled: Option<&Dialled>) -> bool {
+    match (pushed, dialled) {
+        (Some(pushed), Some(dialled)) => pushed.judged(&dialled.secret, dialled.said).await,
+        _ => std::future::pending().await,
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Line {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
     out: Sender,
-    secret: watch::Receiver<Arc<Secret>>,
+    secret: watch::Receiver<Option<Arc<Secret>>>,
     /// What the connection stands on.
     bound: Arc<Secret>,
     /// What the edge was asked to bind it to.
@@ -124,9 +124,8 @@ impl Line {
     async fn present(&mut self) -> Result<(), Over> {
         let newest = self.secret.borrow_and_update().clone();
         let waiting = self.presented.is_some() || self.again.is_some();
-        if waiting || *newest == *self.bound {
-            return Ok(());
-        }
+        let newest = newest.filter(|newest| !waiting && *newest != self.bound);
+        let Some(newest) = newest else { return Ok(()) };
         self.seq += 1;
         let message = FromProxy::Present {
             seq: self.seq,
@@ -147,13 +146,17 @@ impl Line {
                     self.shared.prove(&self.bound);
                 }
                 self.retire_at = None;
-                self.entry.bound(&credential_id);
+                self.entry.bound(&self.bound);
             }
             FromEdge::Refused { seq, reason } if seq == self.seq => {
-                self.presented = None;
-                let wait = match reason {
-                    wire::Refused::Unavailable => SOON,
-                    _ => AGAIN,
+                let presented = self.presented.take();
+                let wait = if reason == wire::Refused::Unavailable {
+                    SOON
+                } else {
+                    if let Some(secret) = presented {
+                        self.shared.roster.refused(secret);
+                    }
+                    AGAIN
                 };
                 tracing::warn!(
                     reason = control::word(&reason),
@@ -192,7 +195,7 @@ async fn leaving(tasks: &process::Tasks, surplus: &CancellationToken) {
 }
 
 /// Resolves when there is another secret. At the stop nobody looks for one any more, and what runs goes on.
-async fn changed(secret: &mut watch::Receiver<Arc<Secret>>) {
+async fn changed(secret: &mut watch::Receiver<Option<Arc<Secret>>>) {
     if secret.changed().await.is_err() {
         std::future::pending::<()>().await;
     }

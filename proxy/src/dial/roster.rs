@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use control::Secret;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::EdgeCarrier;
+use crate::config::{EdgeCarrier, SecretSource};
 
 /// A connection that ends before this was none.
 const SHORT: Duration = Duration::from_secs(2);
@@ -39,13 +40,17 @@ struct State {
     error: String,
     /// A connection has ended soon after it was made.
     short_lived: bool,
+    /// Nobody has said with which secret to dial.
+    unfed: bool,
+    /// What the edge refused last, unless it took it later.
+    refused: Option<Arc<Secret>>,
 }
 
 #[derive(Debug)]
 struct Connection {
     instance: String,
-    /// The edge has said which credential it stands on.
-    credential: Option<String>,
+    /// What it stands on, since the edge has said so.
+    credential: Option<Arc<Secret>>,
     /// It will be cut, so another one is wanted in its place.
     leaving: bool,
     since: Instant,
@@ -93,6 +98,19 @@ impl State {
         surplus.collect()
     }
 
+    /// Whether all that there is stands on `secret`, or the edge has refused it; `None`: neither. What an edge said
+    /// to a dial is of no matter any more when there is nothing to dial for.
+    fn verdict(&self, secret: &Secret, each: usize) -> Option<bool> {
+        let mut all = self.connections.values();
+        let stand = !self.connections.is_empty()
+            && all.all(|one| one.credential.as_deref() == Some(secret));
+        let refused = self.refused.as_deref() == Some(secret);
+        if refused && !(stand && self.missing(each) == 0) {
+            return Some(false);
+        }
+        stand.then_some(true)
+    }
+
     /// Instances without all their connections.
     fn missing(&self, each: usize) -> usize {
         let staying = self.staying();
@@ -102,13 +120,42 @@ impl State {
 }
 
 impl Roster {
-    pub(super) fn new(edge: &EdgeCarrier) -> Self {
+    pub(crate) fn new(edge: &EdgeCarrier) -> Self {
         Self(Arc::new(Shared {
             edge: edge.host.clone(),
             each: edge.connections,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                unfed: matches!(edge.secret, SecretSource::Daemon(_)),
+                ..State::default()
+            }),
             changed: Notify::new(),
         }))
+    }
+
+    /// There is a secret to dial with.
+    pub(super) fn fed(&self, secret: &Arc<Secret>) {
+        let mut state = self.lock();
+        state.unfed = false;
+        state.refused.take_if(|refused| refused != secret);
+    }
+
+    /// The edge has refused `secret`, where a connection presented it or a new one was made with it.
+    pub(crate) fn refused(&self, secret: Arc<Secret>) {
+        self.lock().refused = Some(secret);
+        self.0.changed.notify_waiters();
+    }
+
+    /// As [`Pushed::judged`](super::Pushed::judged).
+    pub(super) async fn judged(&self, secret: &Secret, said: Option<bool>) -> bool {
+        loop {
+            let mut changed = std::pin::pin!(self.0.changed.notified());
+            changed.as_mut().enable();
+            let verdict = self.lock().verdict(secret, self.0.each);
+            match verdict {
+                Some(verdict) if said != Some(verdict) => return verdict,
+                _ => changed.await,
+            }
+        }
     }
 
     /// Resolves while a connection is missing.
@@ -145,7 +192,7 @@ impl Roster {
 
     /// A place for a new connection to `instance`, which says that there are `instances`. `None`: it has
     /// all its connections.
-    pub(super) fn enter(&self, instance: &str, instances: u32) -> Option<Entry> {
+    pub(crate) fn enter(&self, instance: &str, instances: u32) -> Option<Entry> {
         let mut state = self.lock();
         state.instances = instances;
         if state.staying().get(instance).copied().unwrap_or_default() >= self.0.each {
@@ -193,6 +240,9 @@ impl Roster {
         if state.bound() > 0 {
             return None;
         }
+        if state.unfed {
+            return Some("carrier edge: no secret yet".to_owned());
+        }
         let (edge, error) = (&self.0.edge, &state.error);
         Some(match error.as_str() {
             "" => format!("carrier edge: no connection to {edge} yet"),
@@ -234,16 +284,19 @@ impl Roster {
 
 /// A connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     roster: Roster,
     number: u64,
 }
 
 impl Entry {
-    /// It stands on a credential.
-    pub(super) fn bound(&self, credential: &str) {
+    /// It stands on `secret`.
+    pub(crate) fn bound(&self, secret: &Arc<Secret>) {
+        let mut state = self.roster.lock();
+        state.refused.take_if(|refused| refused == secret);
+        drop(state);
         self.change(|connection| {
-            connection.credential = Some(credential.to_owned());
+            connection.credential = Some(Arc::clone(secret));
             connection.leaving = connection.surplus.is_cancelled();
         });
     }

@@ -55,8 +55,8 @@ pub(super) struct Shared {
     pub(super) drain: Duration,
     pub(super) roster: Roster,
     pub(super) tasks: Tasks,
-    /// The newest secret.
-    pub(super) secret: watch::Receiver<Arc<Secret>>,
+    /// The newest secret, once there is one.
+    pub(super) secret: watch::Receiver<Option<Arc<Secret>>>,
     /// The last one that the edge took.
     pub(super) proven: Mutex<Option<Arc<Secret>>>,
 }

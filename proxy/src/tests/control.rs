@@ -1,19 +1,22 @@
 //! The control channel, with the test as the daemon at the other end of a real socket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::{
     Ack, Credential, FrameError, FromDaemon, FromSubscriber, Hello, Nack, Policy, Reader, Reason,
-    Refusal, Refused, Report, Resource, Role, Version, Welcome, Writer,
+    Refusal, Refused, Report, Resource, Role, Secret, Tunnel, Version, Welcome, Writer,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 use super::world::{Ca, Caller, Proxy, leaf_sha256, shown, within};
 use crate::carrier::Up;
-use crate::config::ControlSource;
+use crate::config::{Config, ControlSource};
 use crate::control::Subscriber;
+use crate::dial::{Pushed, Roster};
 
 /// A subscribed proxy and the socket at which the test plays the daemon.
 struct Stand {
@@ -30,6 +33,10 @@ struct Daemon {
 
 impl Stand {
     async fn new(daemon_uid: Option<u32>) -> Self {
+        Self::with(daemon_uid, None).await
+    }
+
+    async fn with(daemon_uid: Option<u32>, pushed: Option<Pushed>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("control.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -48,6 +55,7 @@ impl Stand {
                 listening: vec!["tls".to_owned()],
                 edge: None,
             },
+            pushed,
             tasks: proxy.tasks.clone(),
         };
         proxy.tasks.essential("control", subscriber.run());
@@ -127,6 +135,10 @@ async fn a_credential_is_acked_a_bad_one_nacked_and_the_next_hello_says_what_is_
     let (ca, stand) = (Ca::new(), Stand::new(None).await);
     let (hello, mut daemon) = stand.subscription().await;
     assert_eq!((hello.role, hello.serving.len()), (Role::Proxy, 0));
+    assert!(
+        hello.dials.is_empty(),
+        "its secret is in a file, or it dials nothing"
+    );
     let good = ca.credential(1);
     daemon.send(FromDaemon::Credential(good.clone())).await;
     let ack = Ack {
@@ -405,4 +417,159 @@ async fn a_daemon_that_does_not_read_is_left_and_dialled_again() {
     tokio::time::pause();
     let (hello, _) = stand.subscription().await;
     assert_eq!(hello.serving[0].generation, 1);
+}
+
+/// A proxy that dials an edge with what the daemon sends, and the test as the edge.
+struct Dialling {
+    stand: Stand,
+    roster: Roster,
+    newest: watch::Receiver<Option<Arc<Secret>>>,
+}
+
+impl Dialling {
+    async fn new() -> Self {
+        let config = "carriers: {edge: {url: 'https://e', tunnel: t}}\n\
+                      control: {socket: /s, tunnels: [main]}\nroutes: {}\n";
+        let edge = Config::from_text(config, None).unwrap().edge.unwrap();
+        let roster = Roster::new(&edge);
+        let newest = watch::Sender::default();
+        let this = newest.subscribe();
+        let pushed = Pushed {
+            tunnel: "main".to_owned(),
+            newest,
+            roster: roster.clone(),
+        };
+        Self {
+            stand: Stand::with(None, Some(pushed)).await,
+            roster,
+            newest: this,
+        }
+    }
+
+    fn secret(&self) -> Arc<Secret> {
+        self.newest.borrow().clone().unwrap()
+    }
+}
+
+fn tunnel(generation: u64, value: &str) -> FromDaemon {
+    FromDaemon::Tunnel(Tunnel {
+        tunnel: "main".to_owned(),
+        generation,
+        token: Secret::new(value.to_owned()),
+    })
+}
+
+fn taken(generation: u64) -> FromSubscriber {
+    FromSubscriber::Ack(Ack {
+        resource: Resource::Tunnel,
+        tunnel: "main".to_owned(),
+        generation,
+        leaf_sha256: None,
+    })
+}
+
+fn refused(generation: u64, reason: Reason) -> FromSubscriber {
+    FromSubscriber::Nack(Nack {
+        resource: Resource::Tunnel,
+        tunnel: "main".to_owned(),
+        generation,
+        reason,
+    })
+}
+
+impl Daemon {
+    /// Whatever the proxy had to say before comes before the answer to this.
+    async fn nothing_said(&mut self, generation: u64) {
+        let policy = Policy {
+            tunnel: "main".to_owned(),
+            generation,
+            routes: None,
+            denied: Vec::new(),
+        };
+        self.send(FromDaemon::Policy(policy)).await;
+        let FromSubscriber::Ack(ack) = self.answer().await else {
+            panic!("the policy is acked");
+        };
+        assert_eq!(ack.resource, Resource::Policy);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_is_acked_when_every_connection_stands_on_it_and_again_to_a_daemon_that_returns() {
+    let dialling = Dialling::new().await;
+    let (hello, mut daemon) = dialling.stand.subscription().await;
+    assert_eq!(hello.dials, ["main"]);
+    let waiting = Some("carrier edge: no secret yet".to_owned());
+    assert_eq!(dialling.roster.reason(), waiting);
+    daemon.send(tunnel(1, "one")).await;
+    daemon.nothing_said(1).await;
+    assert_ne!(dialling.roster.reason(), waiting);
+    let one = dialling.secret();
+    assert_eq!(one.expose(), "one");
+    let entries = [1, 2].map(|_| dialling.roster.enter("a", 1).unwrap());
+    entries[0].bound(&one);
+    daemon.nothing_said(2).await;
+    entries[1].bound(&one);
+    assert_eq!(daemon.answer().await, taken(1));
+
+    daemon.send(tunnel(2, "two")).await;
+    daemon.nothing_said(3).await;
+    let two = dialling.secret();
+    assert_eq!(two.expose(), "two");
+    // A daemon that is gone changes nothing, and the next one hears what is.
+    drop(daemon);
+    let (_, mut daemon) = dialling.stand.subscription().await;
+    assert_eq!(dialling.secret(), two);
+    for entry in &entries {
+        entry.bound(&two);
+    }
+    daemon.nothing_said(4).await;
+    daemon.send(tunnel(2, "two")).await;
+    assert_eq!(daemon.answer().await, taken(2));
+    daemon.send(tunnel(3, "two")).await;
+    assert_eq!(
+        daemon.answer().await,
+        taken(3),
+        "the same under another number"
+    );
+}
+
+#[tokio::test]
+async fn a_secret_that_the_edge_refuses_is_nacked_once_and_acked_when_it_takes_it() {
+    let dialling = Dialling::new().await;
+    let (_, mut daemon) = dialling.stand.subscription().await;
+    daemon.send(tunnel(1, "one")).await;
+    daemon.nothing_said(1).await;
+    let entry = dialling.roster.enter("a", 1).unwrap();
+    entry.bound(&dialling.secret());
+    assert_eq!(daemon.answer().await, taken(1));
+    daemon.send(tunnel(2, "two")).await;
+    daemon.nothing_said(2).await;
+    let two = dialling.secret();
+    dialling.roster.refused(two.clone());
+    assert_eq!(daemon.answer().await, refused(2, Reason::TokenRefused));
+    dialling.roster.refused(two.clone());
+    daemon.nothing_said(3).await;
+    entry.bound(&two);
+    assert_eq!(daemon.answer().await, taken(2));
+}
+
+#[tokio::test]
+async fn what_is_no_secret_and_what_is_of_another_tunnel_is_not_dialled_with() {
+    let dialling = Dialling::new().await;
+    let (_, mut daemon) = dialling.stand.subscription().await;
+    daemon.send(tunnel(1, "one")).await;
+    let long = "x".repeat(5000);
+    for (generation, bad) in (2..).zip(["", "two words", "two\n", "\u{e9}", "\r\nX: y", &long]) {
+        daemon.send(tunnel(generation, bad)).await;
+        let nack = refused(generation, Reason::Malformed);
+        assert_eq!(daemon.answer().await, nack, "{bad:?}");
+    }
+    let FromDaemon::Tunnel(mut other) = tunnel(9, "other") else {
+        panic!("it is one");
+    };
+    other.tunnel = "other".to_owned();
+    daemon.send(FromDaemon::Tunnel(other)).await;
+    daemon.nothing_said(1).await;
+    assert_eq!(dialling.secret().expose(), "one");
 }

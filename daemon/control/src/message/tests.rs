@@ -38,6 +38,14 @@ fn a_report_reads_back() {
 }
 
 #[test]
+fn a_hello_of_before_dials_nothing_and_one_that_dials_nothing_reads_as_before() {
+    let text = r#"{"kind":"hello","protocol":"1.0","role":"proxy","tunnels":[],"replica":"r","build":"b","serving":[]}"#;
+    let read: FromSubscriber = serde_json::from_str(text).expect("it is read");
+    assert!(matches!(&read, FromSubscriber::Hello(hello) if hello.dials.is_empty()));
+    assert_eq!(serde_json::to_string(&read).expect("it is written"), text);
+}
+
+#[test]
 fn no_key_shows_in_debug() {
     let leaf = Leaf {
         chain: String::new(),

@@ -29,6 +29,21 @@ async fn an_unknown_tunnel_is_refused_with_those_that_there_are() {
 }
 
 #[tokio::test]
+async fn a_tunnel_that_is_dialled_has_to_be_one_of_those_that_are_served() {
+    let stage = Stage::new();
+    let mut peer = stage.dial().await;
+    let mut greeting = hello(Role::Proxy, "p");
+    greeting.dials = vec!["main".to_owned(), "other".to_owned()];
+    peer.send(FromSubscriber::Hello(greeting)).await;
+    let detail = "no tunnel \"other\" here; there is main";
+    assert_eq!(
+        peer.refusal().await,
+        refused(Refusal::UnknownTunnel, detail)
+    );
+    assert!(stage.board.replicas.borrow().is_empty());
+}
+
+#[tokio::test]
 async fn a_uid_that_is_not_listed_is_refused_though_it_is_root() {
     let stage = Stage::with(Limits::default(), [65_533].into());
     let mut peer = stage.dial().await;

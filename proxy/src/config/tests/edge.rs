@@ -1,7 +1,9 @@
 //! What `carriers.edge` may say.
 
+use std::path::Path;
+
 use super::refusal;
-use crate::config::Config;
+use crate::config::{Config, SecretSource};
 
 /// Every key.
 pub(super) const WHOLE: &str = "carriers: {edge: {url: 'https://API.Edge.example:8443', \
@@ -23,7 +25,7 @@ fn file(keys: &str) -> String {
 #[test]
 fn what_is_missing_is_named() {
     Config::from_text(&file(GOOD), None).expect("it is good");
-    for key in ["url", "tunnel", "secret_file"] {
+    for key in ["url", "tunnel"] {
         let rest: Vec<_> = GOOD
             .split(", ")
             .filter(|part| !part.starts_with(key))
@@ -31,6 +33,41 @@ fn what_is_missing_is_named() {
         let said = refusal(&file(&rest.join(", ")));
         let missing = format!("carriers.edge.{key} is not set");
         assert!(said.contains(&missing), "{said}");
+    }
+}
+
+#[test]
+fn without_a_secret_file_the_daemon_is_asked_about_the_one_tunnel_that_is_named() {
+    let keys = GOOD.replace(", secret_file: /s", "");
+    let with = |keys: &str, control: &str| format!("{}control: {{{control}}}\n", file(keys));
+    let said = refusal(&file(&keys));
+    for part in ["carriers.edge.secret_file", "control.socket"] {
+        assert!(said.contains(part), "{said}");
+    }
+    for tunnels in ["", ", tunnels: []", ", tunnels: [one, two]"] {
+        let said = refusal(&with(&keys, &format!("socket: /s{tunnels}")));
+        assert!(
+            said.contains("carriers.edge.secret_file is not set"),
+            "{said}"
+        );
+        assert!(said.contains("control.tunnels"), "{said}");
+    }
+    let one = "socket: /s, tunnels: [one]";
+    let config = Config::from_text(&with(&keys, one), None).unwrap();
+    let read_back = Config::from_text(&config.effective(), None).unwrap();
+    for config in [config, read_back] {
+        let source = config.edge.unwrap().secret;
+        assert!(matches!(source, SecretSource::Daemon(name) if name == "one"));
+    }
+    let both = Config::from_text(&with(GOOD, one), None).unwrap();
+    let source = both.edge.unwrap().secret;
+    assert!(matches!(source, SecretSource::File(path) if path == Path::new("/s")));
+    for nothing in ["", "null", "''"] {
+        let said = refusal(&with(&format!("{keys}, secret_file: {nothing}"), one));
+        assert!(
+            said.starts_with("carriers.edge.secret_file: \"\" is empty"),
+            "{said}"
+        );
     }
 }
 

@@ -11,6 +11,10 @@ fn roster(each: usize) -> Roster {
     }))
 }
 
+fn secret(value: &str) -> Arc<Secret> {
+    Arc::new(Secret::new(value.to_owned()))
+}
+
 fn wants(roster: &Roster) -> bool {
     roster.wanting().now_or_never().is_some()
 }
@@ -37,7 +41,7 @@ fn every_instance_gets_its_number_and_no_more() {
 fn a_connection_that_leaves_is_replaced_before_it_goes() {
     let roster = roster(1);
     let old = roster.enter("a", 1).unwrap();
-    old.bound("one");
+    old.bound(&secret("one"));
     assert!(!wants(&roster));
     old.leaving();
     assert!(wants(&roster));
@@ -51,7 +55,7 @@ async fn what_exceeds_the_number_goes_after_a_while_and_nothing_else() {
     let roster = roster(1);
     let [a, b, c] = ["a", "b", "c"].map(|name| {
         let entry = roster.enter(name, 3).unwrap();
-        entry.bound("one");
+        entry.bound(&secret("one"));
         entry
     });
     let trimmed = async || {
@@ -71,7 +75,7 @@ async fn what_exceeds_the_number_goes_after_a_while_and_nothing_else() {
     assert_eq!(trimmed().await, [false, true, false]);
     c.instances(1);
     assert_eq!(trimmed().await, [true, true, false]);
-    a.bound("two");
+    a.bound(&secret("two"));
     assert!(roster.enter("c", 1).is_none() && !wants(&roster));
 }
 
@@ -81,7 +85,7 @@ async fn a_connection_that_is_not_cut_after_all_makes_one_too_many() {
     let old = roster.enter("a", 1).unwrap();
     old.leaving();
     let new = roster.enter("a", 1).unwrap();
-    old.bound("again");
+    old.bound(&secret("again"));
     let trimming = tokio::time::timeout(2 * SETTLE, roster.trim());
     assert!(trimming.await.is_err(), "it goes on");
     assert_eq!(
@@ -102,7 +106,7 @@ fn it_says_what_is_missing() {
     );
     let entry = roster.enter("a", 2).unwrap();
     assert!(roster.reason().is_some(), "not bound yet");
-    entry.bound("one");
+    entry.bound(&secret("one"));
     assert_eq!(roster.reason(), None);
     let notes = roster.notes();
     assert!(notes[0].contains("instance a: 1 of 2"), "{notes:?}");
@@ -135,4 +139,73 @@ async fn of_an_instances_connections_the_one_that_was_heard_last_counts() {
         [old, new, gone].map(|entry| entry.surplus().is_cancelled()),
         [false, false, true]
     );
+}
+
+#[test]
+fn a_secret_is_taken_when_everything_that_there_is_stands_on_it() {
+    let roster = roster(2);
+    let (old, new) = (secret("old"), secret("new"));
+    let verdict = || roster.judged(&new, None).now_or_never();
+    assert_eq!(verdict(), None, "there is nothing");
+    let first = roster.enter("a", 1).unwrap();
+    first.bound(&old);
+    assert_eq!(verdict(), None);
+    let second = roster.enter("a", 1).unwrap();
+    first.bound(&new);
+    assert_eq!(verdict(), None, "nobody has said what the second stands on");
+    second.bound(&old);
+    second.leaving();
+    assert_eq!(verdict(), None, "it still stands on the old one");
+    let third = roster.enter("a", 1).unwrap();
+    third.bound(&new);
+    drop(second);
+    assert_eq!(verdict(), Some(true));
+    let again = roster.judged(&new, Some(true)).now_or_never();
+    assert_eq!(again, None, "that is known");
+}
+
+#[test]
+fn a_refusal_counts_until_the_edge_takes_the_secret_or_nothing_is_dialled_any_more() {
+    let roster = roster(1);
+    let (old, new) = (secret("old"), secret("new"));
+    let verdict = || roster.judged(&new, None).now_or_never();
+    let entry = roster.enter("a", 1).unwrap();
+    entry.bound(&old);
+    roster.refused(old.clone());
+    assert_eq!(verdict(), None, "it is another one");
+    roster.refused(new.clone());
+    assert_eq!(verdict(), Some(false));
+    entry.bound(&new);
+    assert_eq!(verdict(), Some(true));
+    // Live connections are left alone where the edge takes it no more, but another instance is dialled for.
+    entry.instances(2);
+    roster.refused(new.clone());
+    assert_eq!(verdict(), Some(false));
+    entry.instances(1);
+    assert_eq!(verdict(), Some(true));
+    entry.leaving();
+    assert_eq!(verdict(), Some(false));
+    roster.fed(&new);
+    assert_eq!(verdict(), Some(false), "said again, it is no better");
+    roster.fed(&old);
+    assert_eq!(verdict(), Some(true), "another one was tried since");
+}
+
+#[tokio::test]
+async fn a_verdict_is_waited_for() {
+    let roster = roster(1);
+    let new = secret("new");
+    let entry = roster.enter("a", 1).unwrap();
+    let (first, second) = tokio::join!(
+        async {
+            let first = roster.judged(&new, None).await;
+            entry.bound(&new);
+            (first, roster.judged(&new, Some(first)).await)
+        },
+        async {
+            tokio::task::yield_now().await;
+            roster.refused(new.clone());
+        }
+    );
+    assert_eq!((first, second), ((false, true), ()));
 }
