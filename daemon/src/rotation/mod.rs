@@ -5,6 +5,7 @@
 //! | [`server_certificate`] | leaf in force, leaves kept, rotation in flight | blobs, acks, issuer, clock | issue, publish, adopt, retire, restore |
 //! | [`authority`] | CA in force, standby, old, retired, switch in flight | leaf in force, acks | make, switch, retire |
 //! | [`tunnel_token`] | id and number of the value in force, rotation in flight | store, acks, what the remote said | reveal, rotate once, adopt |
+//! | [`shared_secret`] | secret in force, rotation in flight, who dials | the remote's list, acks, clock | make, add, publish, archive, destroy |
 //!
 //! Nothing here reads a clock, a file or a socket; [`crate::rotator`] does what is decided and says
 //! what came of it. Starting the daemon is recovery: the same functions, called with what is left.
@@ -12,6 +13,7 @@
 
 pub mod authority;
 pub mod server_certificate;
+pub mod shared_secret;
 pub mod tunnel_token;
 
 use std::time::Duration;
