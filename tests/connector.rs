@@ -1,6 +1,6 @@
 //! `keyward connector` between a real daemon and a double of cloudflared that does what the real one was seen to do.
 
-mod edge;
+pub(crate) mod edge;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::rig::until;
 use edge::Edge;
 
 /// The uid of connectors in our images.
-const CONNECTOR: u32 = 65_533;
+pub(crate) const CONNECTOR: u32 = 65_533;
 
 /// A daemon, a connector of its own user, and the edge that the double registers with.
 struct Case {
@@ -127,11 +127,11 @@ impl Case {
     }
 }
 
-fn double() -> PathBuf {
+pub(crate) fn double() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tools/cloudflared")
 }
 
-fn is_there(pid: u32) -> bool {
+pub(crate) fn is_there(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}/exe"))
         .symlink_metadata()
         .is_ok()

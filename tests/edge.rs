@@ -28,6 +28,7 @@ mod hostile;
 mod hostile_edge;
 mod identity;
 mod init;
+mod kept_token;
 mod keys;
 mod network;
 mod openapi;

@@ -89,6 +89,11 @@ pub enum Order {
         /// SHA-256 of the standby CA that they hold, if the operator named it.
         standby: Option<String>,
     },
+    /// Another tunnel token, once.
+    RotateTunnelToken {
+        /// Which tunnel.
+        tunnel: String,
+    },
     /// A client certificate of the client CA, for mutual inner TLS.
     IssueClient {
         /// Which tunnel.

@@ -233,7 +233,7 @@ fn rotations(page: &mut Exposition, status: &Status) {
     page.family(
         "keyward_rotation_phase",
         "gauge",
-        "1 for the phase that the server certificate's rotation is in.",
+        "1 for the phase that the rotation is in.",
     );
     for (tunnel, one) in &status.tunnels {
         let labels = [
@@ -242,6 +242,14 @@ fn rotations(page: &mut Exposition, status: &Status) {
             ("phase", one.phase.as_str()),
         ];
         page.sample("keyward_rotation_phase", &labels, 1);
+        if let Some(token) = &one.tunnel_token {
+            let labels = [
+                ("tunnel", tunnel.as_str()),
+                ("kind", "tunnel-token"),
+                ("phase", token.phase.as_str()),
+            ];
+            page.sample("keyward_rotation_phase", &labels, 1);
+        }
     }
     page.family(
         "keyward_issuance_total",
@@ -252,6 +260,7 @@ fn rotations(page: &mut Exposition, status: &Status) {
         let counts = [
             ("server-certificate", one.rotations.server_certificate),
             ("ca", one.rotations.ca),
+            ("tunnel-token", one.rotations.tunnel_token),
         ];
         for (kind, count) in counts {
             let labels = [("tunnel", tunnel.as_str()), ("kind", kind)];

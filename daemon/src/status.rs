@@ -51,6 +51,9 @@ pub struct TunnelStatus {
     pub standby_ca: Option<CertificateStatus>,
     /// The CA for client certificates, where mutual inner TLS is on.
     pub client_ca: Option<CertificateStatus>,
+    /// What connectors dial with, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_token: Option<TokenStatus>,
     /// The CA key lies unsealed on the same disk.
     pub ca_key_unsealed: bool,
     /// What needs a person, one sentence each.
@@ -66,6 +69,24 @@ pub struct Rotations {
     pub server_certificate: u64,
     /// Of the CA.
     pub ca: u64,
+    /// Of the tunnel token, by this daemon.
+    #[serde(default)]
+    pub tunnel_token: u64,
+}
+
+/// The tunnel token, without its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// What the other side calls it, once that was asked.
+    pub id: Option<String>,
+    /// Number of the value that connectors are given; 0: there is none.
+    pub generation: u64,
+    /// `empty`, `stable`, `intent`, `rotating`, `distributing`, `archived`.
+    pub phase: String,
+    /// When the other side last said that it is in force, in Unix seconds.
+    pub verified_at: Option<u64>,
+    /// Rotations by somebody else that were adopted.
+    pub foreign_rotations: u64,
 }
 
 /// One certificate, without anything secret.
@@ -107,7 +128,7 @@ pub struct ReplicaStatus {
 pub struct Operation {
     /// Name of the operation, unique for ever.
     pub id: String,
-    /// `rotate server-certificate`, `rotate ca`, `issue-client`.
+    /// `rotate server-certificate`, `rotate ca`, `rotate tunnel-token`, `issue-client`.
     pub what: String,
     /// The tunnel.
     pub tunnel: String,

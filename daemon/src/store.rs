@@ -2,8 +2,8 @@
 //!
 //! It is what other tools read and a copy to start from on another host; the journal and the custody
 //! are what the daemon itself goes by. A store that the stock `setup` filled is taken up: its CA and
-//! its server certificate go on being used. `tunnel-id` and `tunnel-token` are `keyward init`'s, and the daemon never
-//! touches them.
+//! its server certificate go on being used. `tunnel-id` is `keyward init`'s, and the daemon never touches it;
+//! nor `tunnel-token`, unless the other side of the tunnel can be asked for it.
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -226,6 +226,11 @@ impl Store {
     /// Puts the tunnel's token there, for good.
     pub(crate) fn write_token(&self, token: &str) -> Result<(), DiskError> {
         self.files.put(TOKEN, token.as_bytes())
+    }
+
+    /// Finds out whether something can be written, before what cannot be undone.
+    pub(crate) fn try_write(&self) -> Result<(), DiskError> {
+        self.files.try_write()
     }
 
     /// Removes the CA key from every set but the current one.

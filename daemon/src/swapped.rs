@@ -26,6 +26,9 @@ const DATA: &str = "..data";
 /// Sets before the current one that are kept.
 const KEPT: usize = 2;
 
+/// What is written to see whether anything can be.
+const TRIAL: &str = ".keyward.trial";
+
 /// File name to content.
 pub(crate) type Files = BTreeMap<&'static str, Zeroizing<Vec<u8>>>;
 
@@ -137,6 +140,14 @@ impl Swapped {
             return Ok(());
         }
         self.disk.replace(&path, content, self.access(&path)?)
+    }
+
+    /// Writes a file of some length and removes it.
+    pub(crate) fn try_write(&self) -> Result<(), DiskError> {
+        let path = self.directory.join(TRIAL);
+        self.disk
+            .replace(&path, &[0; 4096], Access::PRIVATE)?;
+        self.disk.remove(&path)
     }
 
     /// Makes the last replacement durable.

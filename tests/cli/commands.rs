@@ -123,12 +123,13 @@ async fn a_ca_that_nobody_trusts_yet_is_shown_and_not_rotated_to() {
 #[tokio::test]
 async fn a_noun_that_cannot_be_rotated_is_refused_by_name_with_those_that_can() {
     for (noun, what) in [
-        ("tunnel-token", "this version cannot rotate tunnel-token"),
+        ("bundle-key", "this version cannot rotate bundle-key"),
         ("client-ca", "this version cannot rotate client-ca"),
         ("everything", "there is no \"everything\" to rotate"),
     ] {
         let ended = end(&mut keyward(&["rotate", noun])).await;
-        let expected = format!("error: {what}\n  next: rotate one of server-certificate, ca\n");
+        let expected =
+            format!("error: {what}\n  next: rotate one of server-certificate, ca, tunnel-token\n");
         assert_eq!((ended.code, ended.stderr), (Some(64), expected));
     }
     let ended = end(&mut keyward(&["rotate", "server-certificate", "--trusted"])).await;

@@ -258,6 +258,10 @@ impl Subscriber {
         }
     }
 
+    pub(crate) async fn send(&mut self, message: FromSubscriber) {
+        self.writer.send(&message).await.unwrap();
+    }
+
     pub(crate) async fn report(&mut self, report: &control::Report) {
         let report = FromSubscriber::Report(report.clone());
         self.writer.send(&report).await.unwrap();

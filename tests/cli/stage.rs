@@ -251,6 +251,9 @@ impl Script {
         operation.ended = Some(unix(self.now));
         operation.state = OperationState::Done;
         match order {
+            Order::RotateTunnelToken { .. } => {
+                operation.detail = "the tunnel token ttok_2 is in force".to_owned();
+            }
             Order::RotateServerCertificate { .. } => {
                 operation.detail = "generation 2 is in force".to_owned();
             }

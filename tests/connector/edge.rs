@@ -23,9 +23,9 @@ struct Rules {
 
 /// One connection of a connector.
 #[derive(Clone)]
-pub(super) struct Connection {
-    pub(super) pid: u32,
-    pub(super) registered: bool,
+pub(crate) struct Connection {
+    pub(crate) pid: u32,
+    pub(crate) registered: bool,
     send: mpsc::UnboundedSender<Value>,
     waiting: Arc<Mutex<BTreeMap<u64, oneshot::Sender<()>>>>,
 }
@@ -40,15 +40,15 @@ struct Inside {
 }
 
 /// Dropped, it is gone.
-pub(super) struct Edge {
-    pub(super) address: SocketAddr,
+pub(crate) struct Edge {
+    pub(crate) address: SocketAddr,
     rules: Arc<Mutex<Rules>>,
     inside: Arc<Mutex<Inside>>,
     tasks: Tasks,
 }
 
 impl Edge {
-    pub(super) async fn start(secret: &str) -> Self {
+    pub(crate) async fn start(secret: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let rules = Arc::new(Mutex::new(Rules {
@@ -84,45 +84,51 @@ impl Edge {
     }
 
     /// A token with this secret, in the documented form.
-    pub(super) fn token(&self, secret: &str) -> String {
-        let form = json!({"a": "account", "t": "8f2c", "s": secret, "e": self.address.to_string()});
-        let mut text = String::new();
-        process::base64::encode(form.to_string().as_bytes(), &mut text);
-        text
+    pub(crate) fn token(&self, secret: &str) -> String {
+        dress(secret, &self.address.to_string())
+    }
+
+    /// Gives tokens of another remote the documented form, and takes the last one for what is in force.
+    pub(crate) fn dresses(&self) -> impl Fn(&str) -> String + Send + Sync + 'static {
+        let (address, rules) = (self.address.to_string(), Arc::clone(&self.rules));
+        move |secret| {
+            secret.clone_into(&mut rules.lock().unwrap().secret);
+            dress(secret, &address)
+        }
     }
 
     /// From now on this secret is in force; what is connected stays.
-    pub(super) fn rotate(&self, secret: &str) {
+    pub(crate) fn rotate(&self, secret: &str) {
         secret.clone_into(&mut self.rules.lock().unwrap().secret);
     }
 
     /// Whether registrations are answered.
-    pub(super) fn is_silent(&self, silent: bool) {
+    pub(crate) fn is_silent(&self, silent: bool) {
         self.rules.lock().unwrap().silent = silent;
     }
 
     /// Registrations so far that were granted, and that were refused.
-    pub(super) fn registrations(&self) -> (usize, usize) {
+    pub(crate) fn registrations(&self) -> (usize, usize) {
         let inside = self.inside.lock().unwrap();
         let granted = inside.asked.iter().filter(|granted| **granted).count();
         (granted, inside.asked.len() - granted)
     }
 
     /// The connection that new calls go to.
-    pub(super) fn newest(&self) -> Option<Connection> {
+    pub(crate) fn newest(&self) -> Option<Connection> {
         let inside = self.inside.lock().unwrap();
         let mut registered = inside.connections.values().rev();
         registered.find(|one| one.registered).cloned()
     }
 
     /// Calls so far, and those that failed.
-    pub(super) fn calls(&self) -> (u64, u64) {
+    pub(crate) fn calls(&self) -> (u64, u64) {
         let inside = self.inside.lock().unwrap();
         (inside.calls, inside.failed)
     }
 
     /// Calls without a pause until the edge is dropped.
-    pub(super) fn call_all_along(&self) {
+    pub(crate) fn call_all_along(&self) {
         let (inside, tasks) = (Arc::clone(&self.inside), self.tasks.clone());
         self.tasks.spawn(async move {
             while !tasks.is_stopping() {
@@ -154,7 +160,7 @@ impl Drop for Edge {
 
 impl Connection {
     /// One call; whether it was answered.
-    pub(super) async fn call(&self) -> bool {
+    pub(crate) async fn call(&self) -> bool {
         let (done, answered) = oneshot::channel();
         let number = {
             let mut waiting = self.waiting.lock().unwrap();
@@ -167,6 +173,13 @@ impl Connection {
         }
         matches!(tokio::time::timeout(LIMIT, answered).await, Ok(Ok(())))
     }
+}
+
+fn dress(secret: &str, address: &str) -> String {
+    let form = json!({"a": "account", "t": "8f2c", "s": secret, "e": address});
+    let mut text = String::new();
+    process::base64::encode(form.to_string().as_bytes(), &mut text);
+    text
 }
 
 async fn serve(number: u64, stream: TcpStream, rules: &Mutex<Rules>, inside: &Mutex<Inside>) {

@@ -43,7 +43,12 @@ struct Book {
     passed: Vec<Passed>,
     /// The edge is to look like one of the API's older generation.
     older: bool,
+    /// What becomes of tokens on the way.
+    dress: Option<Dress>,
 }
+
+/// From a token of `keyward-edge` to one of another form.
+type Dress = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// Dropped, it is gone.
 pub(super) struct Toll {
@@ -70,6 +75,7 @@ impl Toll {
             fates: Vec::new(),
             passed: Vec::new(),
             older: false,
+            dress: None,
         }));
         let (tasks, edge) = (Tasks::new(), world.address);
         let (each, kept) = (tasks.clone(), Arc::clone(&book));
@@ -101,6 +107,11 @@ impl Toll {
         self.book.lock().unwrap().older = true;
     }
 
+    /// From now on tokens come in another form.
+    pub(super) fn dresses(&self, dress: impl Fn(&str) -> String + Send + Sync + 'static) {
+        self.book.lock().unwrap().dress = Some(Arc::new(dress));
+    }
+
     /// The requests so far whose first line has this part.
     pub(super) fn passed(&self, part: &str) -> Vec<Passed> {
         let book = self.book.lock().unwrap();
@@ -126,12 +137,13 @@ async fn pass(
         return;
     };
     let first = head.lines().next().unwrap().to_owned();
-    let (fate, older) = {
+    let (fate, older, dress) = {
         let mut book = book.lock().unwrap();
         let (head, at) = (head.clone(), Instant::now());
         book.passed.push(Passed { head, at });
         let place = book.fates.iter().position(|(part, _)| first.contains(part));
-        (place.map(|place| book.fates.remove(place).1), book.older)
+        let fate = place.map(|place| book.fates.remove(place).1);
+        (fate, book.older, book.dress.clone())
     };
     let instead = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
     let answer = match fate {
@@ -139,6 +151,7 @@ async fn pass(
         Some(Fate::Refused(status)) => instead(status).into_bytes(),
         fate => {
             let answer = ask(edge, connector, &head, &body, older).await;
+            let answer = dress.map_or(answer.clone(), |dress| dressed(&answer, &*dress));
             match fate {
                 Some(Fate::AnswerLost) => return,
                 Some(Fate::AnsweredBy(status)) => instead(status).into_bytes(),
@@ -198,4 +211,24 @@ async fn ask(
         answer = scope.into_bytes();
     }
     answer
+}
+
+/// The same answer with its token, if it has one, in another form.
+fn dressed(answer: &[u8], dress: &dyn Fn(&str) -> String) -> Vec<u8> {
+    let text = std::str::from_utf8(answer).unwrap();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return answer.to_vec();
+    };
+    let Ok(mut body) = serde_json::from_str::<serde_json::Value>(body) else {
+        return answer.to_vec();
+    };
+    let Some(token) = body["tunnel_token"].as_str() else {
+        return answer.to_vec();
+    };
+    body["tunnel_token"] = dress(token).into();
+    let body = body.to_string();
+    let kept = |line: &&str| !line.to_lowercase().starts_with("content-length:");
+    let head: Vec<&str> = head.lines().filter(kept).collect();
+    let head = head.join("\r\n");
+    format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }

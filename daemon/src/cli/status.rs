@@ -88,7 +88,7 @@ fn render(status: &Status, now: u64) -> String {
         let heading = ["REPLICA", "ROLE", "STATE", "SERVES", "HEARD", "CONNECTIONS"];
         out.push_str(&table(&heading, &replicas));
     }
-    for paragraph in [operations(status, now), alarms(status)] {
+    for paragraph in [tokens(status, now), operations(status, now), alarms(status)] {
         if !paragraph.is_empty() {
             out.push('\n');
         }
@@ -170,6 +170,23 @@ fn replica_row(name: &str, replica: &ReplicaStatus, now: u64) -> Vec<String> {
         format!("{} ago", span(now.saturating_sub(replica.last_heard))),
         connections.to_string(),
     ]
+}
+
+/// What connectors dial with.
+fn tokens(status: &Status, now: u64) -> Vec<String> {
+    let tunnels = status.tunnels.iter();
+    let lines = tunnels.filter_map(|(name, tunnel)| {
+        let token = tunnel.tunnel_token.as_ref()?;
+        let id = token.id.as_deref().unwrap_or("without an id");
+        let verified = token.verified_at.map_or_else(String::new, |at| {
+            format!(", verified {} ago", span(now.saturating_sub(at)))
+        });
+        let (generation, phase) = (token.generation, &token.phase);
+        Some(format!(
+            "tunnel token of {name}: {id}, generation {generation}, {phase}{verified}"
+        ))
+    });
+    lines.collect()
 }
 
 /// The last ones that ended, then those that run.

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 
 use link::Link;
 use supervisor::Supervisor;
+pub(crate) use token::is_well_formed as is_documented;
 
 /// Longest time that cloudflared gives its streams.
 pub const LONGEST_GRACE: Duration = Duration::from_secs(180);

@@ -15,7 +15,7 @@ struct Form {
 }
 
 /// Whether cloudflared would take it. A process that does not is of no use, and a good one would be ended for it.
-pub(super) fn is_well_formed(token: &str) -> bool {
+pub(crate) fn is_well_formed(token: &str) -> bool {
     let plain = |letter: char| match letter {
         '+' => '-',
         '/' => '_',

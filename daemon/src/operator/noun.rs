@@ -57,7 +57,7 @@ impl Noun {
 
     /// Whether this version can rotate it.
     pub fn rotates(self) -> bool {
-        matches!(self, Self::ServerCertificate | Self::Ca)
+        matches!(self, Self::ServerCertificate | Self::Ca | Self::TunnelToken)
     }
 
     /// The nouns that this version can rotate.

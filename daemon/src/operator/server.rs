@@ -223,6 +223,7 @@ impl Desk {
                 standby: order.standby,
             }),
             Noun::ServerCertificate => Ok(Order::RotateServerCertificate { tunnel }),
+            Noun::TunnelToken => Ok(Order::RotateTunnelToken { tunnel }),
             _ => Err(unsupported()),
         }
     }

@@ -284,7 +284,7 @@ async fn a_tunnel_must_be_named_where_there_are_two_and_must_exist() {
 #[tokio::test]
 async fn a_noun_that_cannot_be_rotated_yet_is_refused_with_those_that_can() {
     let stage = Stage::new(&["main"]);
-    for noun in ["tunnel-token", "nonsense"] {
+    for noun in ["bundle-key", "nonsense"] {
         let error = stage.client().rotate(&rotation(noun)).await.unwrap_err();
         let failure = Failure::from(error);
         assert_eq!(failure.exit(), Exit::Usage);

@@ -305,8 +305,7 @@ fn look(state: &State, seen: &Seen, now: u64) -> Option<Action> {
     let weekly = now.abs_diff(state.verified) >= WEEK + state.spread(DAY);
     let occasion = occasion(state, seen).or(weekly.then_some(Occasion::Weekly))?;
     let distance = match state.trouble {
-        Some(Trouble::Archived) => DAY,
-        Some(Trouble::Malformed) => HOUR,
+        Some(Trouble::Archived | Trouble::Malformed) => HOUR,
         // The remote has said that it is right: asking again at once would not help.
         _ if state.doubts > 0 => (LATE << (state.doubts - 1).min(16)).min(DAY),
         _ => 0,
@@ -319,6 +318,10 @@ fn occasion(state: &State, seen: &Seen) -> Option<Occasion> {
         None => Some(Occasion::Missing),
         Some(stored) if *stored != state.sha256 || state.verified == 0 => Some(Occasion::Unknown),
         _ if seen.connectors.iter().any(|one| is_refused(state, one)) => Some(Occasion::Refused),
+        // The last word was that there is no token, or none that is one.
+        _ if matches!(state.trouble, Some(Trouble::Archived | Trouble::Malformed)) => {
+            Some(Occasion::Unknown)
+        }
         _ => None,
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use control::{Policy, Secret};
+use control::Policy;
 use pki::{Certificate, Fingerprint, Linted};
 
 use super::tunnel::{Desk, Tunnel};
@@ -97,13 +97,10 @@ impl Tunnel {
         }
     }
 
-    /// Policy and token: each counts its own generations.
+    /// The policy, which counts its own generations.
     pub(super) fn publish_rest(&mut self, desk: &mut Desk<'_>) {
-        if let Err(error) = self
-            .publish_policy(desk)
-            .and_then(|()| self.publish_token(desk))
-        {
-            self.trouble("journal", format!("policy and token: {error}"));
+        if let Err(error) = self.publish_policy(desk) {
+            self.trouble("journal", format!("policy: {error}"));
         } else {
             self.well("journal");
         }
@@ -129,27 +126,8 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Somebody else rotates the token and puts it into the store; connectors get what is there.
-    fn publish_token(&mut self, desk: &mut Desk<'_>) -> Result<(), DiskError> {
-        let Some(token) = self.store.token()? else {
-            return Ok(());
-        };
-        let published = self.publication.token.as_ref();
-        if published.is_some_and(|published| published.token.expose() == token.as_str()) {
-            return Ok(());
-        }
-        let generation = self.number(desk, Kind::TunnelToken, token.as_bytes())?;
-        self.publication.token = Some(Arc::new(control::Tunnel {
-            tunnel: self.name.clone(),
-            generation,
-            token: Secret::new(token.to_string()),
-        }));
-        Ok(())
-    }
-
     /// The generation of a content: the last one if it is the same, or a new one.
     fn number(&self, desk: &mut Desk<'_>, kind: Kind, content: &[u8]) -> Result<u64, DiskError> {
-        // A token has far more entropy than anybody could search, so its digest gives nothing away.
         let sha256 = Fingerprint::of(content).to_string();
         let last = desk.journal.last(&self.name, kind);
         let last = last

@@ -19,6 +19,7 @@ mod pending;
 mod recover;
 mod remote;
 mod report;
+mod token;
 mod tunnel;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use pki::ClientProfile;
 use tokio::sync::oneshot;
 
-use super::pending::{Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, running};
+use super::pending::{Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, ROTATE_TUNNEL_TOKEN, running};
 use super::tunnel::{Desk, SIGNER, StepError, Tunnel};
 use crate::board::{Fault, Order, Refusal, Request};
 use crate::rotation::Witness;
@@ -37,6 +37,14 @@ impl Operations {
             self.list.remove(oldest);
         }
         self.list.push_back(operation);
+    }
+
+    /// How far an operation is.
+    pub(super) fn say(&mut self, id: &str, detail: &str) {
+        let mut operations = self.list.iter_mut();
+        if let Some(operation) = operations.find(|operation| operation.id == id) {
+            detail.clone_into(&mut operation.detail);
+        }
     }
 
     pub(super) fn end(&mut self, id: &str, state: OperationState, detail: String, now: u64) {
@@ -85,6 +93,7 @@ pub(super) fn take(
     let name = match &order {
         Order::RotateServerCertificate { tunnel }
         | Order::RotateCa { tunnel, .. }
+        | Order::RotateTunnelToken { tunnel }
         | Order::IssueClient { tunnel, .. } => tunnel,
     };
     let outcome = match tunnels.get_mut(name) {
@@ -128,6 +137,15 @@ impl Tunnel {
                 self.ca_order = Some(ordered.clone());
                 self.promise(desk, ROTATE_CA, &ordered)
             }
+            Order::RotateTunnelToken { .. } => {
+                if let Some(running) = &self.token_order {
+                    return Err(already(running));
+                }
+                self.refuse_token_rotation(desk)?;
+                let ordered = Ordered::new(desk.moment, actor);
+                self.token_order = Some(ordered.clone());
+                self.promise(desk, ROTATE_TUNNEL_TOKEN, &ordered)
+            }
             Order::IssueClient {
                 name,
                 csr,
@@ -155,6 +173,7 @@ impl Tunnel {
             let is_it = |one: &mut Ordered| one.operation == ordered.operation;
             self.leaf_order.take_if(is_it);
             self.ca_order.take_if(is_it);
+            self.token_order.take_if(is_it);
             return Err(refusal(
                 format!(
                     "the order cannot be recorded: {}",
@@ -167,6 +186,9 @@ impl Tunnel {
         self.leaf_pace.reset();
         if what == ROTATE_CA {
             self.ca_pace.reset();
+        }
+        if what == ROTATE_TUNNEL_TOKEN {
+            self.token_now.pace.reset();
         }
         let operation = running(&self.name, what, ordered, "taken");
         desk.operations.add(operation.clone());

@@ -17,6 +17,8 @@ use crate::status::{Operation, OperationState};
 pub(super) const ROTATE_SERVER_CERTIFICATE: &str = "rotate server-certificate";
 /// How an order for a switch of the CA is called.
 pub(super) const ROTATE_CA: &str = "rotate ca";
+/// How an order for another tunnel token is called.
+pub(super) const ROTATE_TUNNEL_TOKEN: &str = "rotate tunnel-token";
 
 /// An order that was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,8 @@ pub(super) struct Ordered {
 pub(super) struct Orders {
     leaf: Option<Ordered>,
     ca: Option<Ordered>,
+    #[serde(default)]
+    token: Option<Ordered>,
 }
 
 impl Ordered {
@@ -89,11 +93,13 @@ impl Tunnel {
         let orders = Orders {
             leaf: self.leaf_order.clone(),
             ca: self.ca_order.clone(),
+            token: self.token_order.clone(),
         };
         if orders == self.orders_noted {
             return Ok(());
         }
         let ordered = orders.leaf.as_ref().or(orders.ca.as_ref());
+        let ordered = ordered.or(orders.token.as_ref());
         let entry = Entry {
             rotation_id: ordered
                 .and_then(|one| one.rotation.clone())
@@ -120,11 +126,13 @@ impl Tunnel {
             return;
         };
         let orders = serde_json::from_value::<Orders>(record.entry.state.clone());
-        let Orders { mut leaf, mut ca } = orders.unwrap_or_default();
-        self.orders_noted = Orders {
-            leaf: leaf.clone(),
-            ca: ca.clone(),
-        };
+        let orders = orders.unwrap_or_default();
+        self.orders_noted = orders.clone();
+        let Orders {
+            mut leaf,
+            mut ca,
+            token,
+        } = orders;
         let leaves = || journal.recent(&self.name, Kind::ServerCertificate);
         let cas = || journal.recent(&self.name, Kind::Ca);
         if let Some(ordered) = &mut leaf {
@@ -159,6 +167,33 @@ impl Tunnel {
         }
         self.leaf_order = leaf;
         self.ca_order = ca;
+        self.resume_token_order(journal, operations, token, record.seq, moment);
+    }
+
+    fn resume_token_order(
+        &mut self,
+        journal: &Journal,
+        operations: &mut Operations,
+        mut token: Option<Ordered>,
+        noted: u64,
+        moment: Moment,
+    ) {
+        let tokens = || journal.recent(&self.name, Kind::TunnelToken);
+        if let Some(ordered) = &mut token {
+            ordered.attach(tokens(), noted, "intent");
+            operations.add(running(&self.name, ROTATE_TUNNEL_TOKEN, ordered, TAKEN_UP));
+        }
+        let in_flight = self.token.rotation.as_ref().map(|rotation| &rotation.id);
+        let over = |one: &mut Ordered| !one.is_waiting() && one.rotation.as_ref() != in_flight;
+        if let Some(ended) = token.take_if(over) {
+            let mut of_it = tokens()
+                .filter(|record| Some(&record.entry.rotation_id) == ended.rotation.as_ref());
+            // What was given up says so in its last record.
+            let last = of_it.next_back();
+            let done = last.is_some_and(|record| record.entry.error_class.is_none());
+            end(operations, &ended, done, moment);
+        }
+        self.token_order = token;
     }
 }
 

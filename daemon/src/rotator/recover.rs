@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::ca::load;
 use super::pending::Orders;
 use super::remote::Remote;
+use super::token::Token;
 use super::tunnel::{Facts, Pace, Tunnel};
 use super::{Moment, adopt, ca, unix};
 use crate::board::Publication;
@@ -87,6 +88,7 @@ fn resume(
         leaf: state(journal, place.name, Kind::ServerCertificate)?,
         ca: state(journal, place.name, Kind::Ca)?,
         client_ca: state(journal, place.name, Kind::ClientCa)?,
+        token: state(journal, place.name, Kind::TunnelToken)?,
         custody,
         store,
         served,
@@ -99,8 +101,10 @@ fn resume(
         leaf_pace: Pace::default(),
         ca_pace: Pace::default(),
         remote: Remote::default(),
+        token_now: Token::default(),
         leaf_order: None,
         ca_order: None,
+        token_order: None,
         orders_noted: Orders::default(),
     };
     Ok((tunnel, contents))

@@ -28,8 +28,9 @@ impl Tunnel {
     pub(super) fn told(&mut self, desk: &mut Desk<'_>, told: Told) {
         match told.ask.lane {
             Lane::Tunnel => self.told_tunnel(desk, told),
+            Lane::Token => self.told_token(desk, told),
             // Nobody asks these yet.
-            Lane::Ca | Lane::Token | Lane::Secret => {}
+            Lane::Ca | Lane::Secret => {}
         }
     }
 

@@ -61,11 +61,13 @@ impl Tunnel {
             ca: ca(self.ca.active.as_ref()),
             standby_ca: ca(self.ca.standby.as_ref()),
             client_ca: ca(self.client_ca()),
+            tunnel_token: self.token_status(),
             ca_key_unsealed: true,
             alarms: self.alarms(replicas, moment),
             rotations: Rotations {
                 server_certificate: self.leaf.done,
                 ca: self.ca.done,
+                tunnel_token: self.token.done,
             },
         }
     }
@@ -92,6 +94,9 @@ impl Tunnel {
             Some(match reason {
                 Reason::TokenRefused if secret => format!(
                     "{name}: the tunnel's edge does not accept the shared secret of generation {generation}; what was connected before goes on with the one before"
+                ),
+                Reason::TokenRefused if self.config.remote().is_some() => format!(
+                    "{name}: the tunnel's edge does not accept the token of generation {generation}, though the other side says that it is in force"
                 ),
                 Reason::TokenRefused => format!(
                     "{name}: the tunnel's edge does not accept the token of generation {generation}; put the one in force into the store"
@@ -121,6 +126,7 @@ impl Tunnel {
         }
         alarms.extend(self.refused_policies(replicas));
         alarms.extend(self.refused_tokens(replicas));
+        alarms.extend(self.token_alarms(replicas, moment));
         alarms.extend(self.facts.conflict.clone());
         alarms.extend(self.facts.troubles.values().cloned());
         match &self.leaf.serving {

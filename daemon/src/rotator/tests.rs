@@ -15,6 +15,7 @@ mod remote;
 mod store;
 mod switch;
 mod times;
+mod token;
 
 const START: u64 = 1_800_000_000;
 const DAY: u64 = 86_400;

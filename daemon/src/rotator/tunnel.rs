@@ -11,14 +11,15 @@ use super::calls::Calls;
 use super::orders::Operations;
 use super::pending::{Ordered, Orders};
 use super::remote::Remote;
+use super::token::Token;
 use super::{Moment, TICK};
-use crate::board::{Board, Publication, Replica};
+use crate::board::{Board, Publication, Replica, Replicas};
 use crate::config::TunnelConfig;
 use crate::custody::Custody;
 use crate::disk::DiskError;
 use crate::journal::{Entry, Journal, Kind};
 use crate::rotation::{
-    ISSUES_PER_HOUR, REPLICA_GRACE, Witness, authority, server_certificate, ulid,
+    ISSUES_PER_HOUR, REPLICA_GRACE, Witness, authority, server_certificate, tunnel_token, ulid,
 };
 use crate::served::Served;
 use crate::store::Store;
@@ -41,6 +42,7 @@ pub(super) struct Tunnel {
     pub(super) leaf: server_certificate::State,
     pub(super) ca: authority::State,
     pub(super) client_ca: authority::State,
+    pub(super) token: tunnel_token::State,
     /// CA certificates by id of the rotation that made them.
     pub(super) certificates: BTreeMap<String, Certificate>,
     /// The CA in force, ready to sign, by id.
@@ -56,9 +58,11 @@ pub(super) struct Tunnel {
     pub(super) ca_pace: Pace,
     /// The other side.
     pub(super) remote: Remote,
+    pub(super) token_now: Token,
     pub(super) leaf_order: Option<Ordered>,
     pub(super) ca_order: Option<Ordered>,
-    /// The two as the journal has them.
+    pub(super) token_order: Option<Ordered>,
+    /// They as the journal has them.
     pub(super) orders_noted: Orders,
 }
 
@@ -213,6 +217,10 @@ impl Tunnel {
             }
         }
         self.step_remote(desk);
+        let until = self.step_token(desk);
+        pause = pause.min(Duration::from_secs(
+            until.saturating_sub(desk.moment.unix()),
+        ));
         self.settle_orders(desk, &witnesses);
         if let Err(error) = self.note_orders(desk) {
             // Tried again in each turn; if it never works a carried out order is looked at once more.
@@ -224,7 +232,8 @@ impl Tunnel {
         self.refresh_files();
         self.publish_rest(desk);
         let boot = desk.moment.boot;
-        for pace in [&self.leaf_pace, &self.ca_pace, &self.remote.pace] {
+        let paces = [&self.leaf_pace, &self.ca_pace, &self.remote.pace];
+        for pace in paces.into_iter().chain([&self.token_now.pace]) {
             if pace.is_on(boot) {
                 pause = pause.min(pace.left(boot));
             }
@@ -239,33 +248,47 @@ impl Tunnel {
 
     /// The proxies that are in service for this tunnel.
     pub(super) fn witnesses(&self, desk: &Desk<'_>) -> Vec<Witness> {
-        let resource = (self.name.clone(), control::Resource::Credential);
         let replicas = desk.board.replicas.borrow();
+        let (role, resource) = (Role::Proxy, control::Resource::Credential);
+        self.subscribers(&replicas, desk.moment, role, resource).0
+    }
+
+    /// The subscribers of a role that are in service for this tunnel, by what they say of a resource, and the names of those
+    /// that are known not to be any more.
+    pub(super) fn subscribers(
+        &self,
+        replicas: &Replicas,
+        moment: Moment,
+        role: Role,
+        resource: control::Resource,
+    ) -> (Vec<Witness>, Vec<String>) {
+        let resource = (self.name.clone(), resource);
         // A clock that was set back makes it lie in the future, and counts as well.
         let is_forgotten = |replica: &Replica| {
-            let silent = desk.moment.wall.duration_since(replica.last_heard);
+            let silent = moment.wall.duration_since(replica.last_heard);
             silent.is_ok_and(|silent| silent >= REPLICA_GRACE)
         };
-        replicas
-            .iter()
-            .filter(|(_, replica)| {
-                (replica.connected || !replica.left && !is_forgotten(replica))
-                    && replica.role == Role::Proxy
-                    && replica.tunnels.contains(&self.name)
-            })
-            .map(|(name, replica)| {
-                let acked = replica.acks.get(&resource).copied().unwrap_or_default();
-                let mut reports = replica.report.tunnels.iter();
-                let report = reports.find(|report| report.tunnel == self.name);
-                Witness {
-                    name: name.clone(),
-                    connected: replica.connected,
-                    acked,
-                    refused: replica.nacks.get(&resource).copied(),
-                    serves: report.map_or(acked, |report| acked.max(report.generation)),
-                }
-            })
-            .collect()
+        let (mut here, mut gone) = (Vec::new(), Vec::new());
+        for (name, replica) in replicas {
+            if replica.role != role || !replica.tunnels.contains(&self.name) {
+                continue;
+            }
+            if !replica.connected && (replica.left || is_forgotten(replica)) {
+                gone.push(name.clone());
+                continue;
+            }
+            let acked = replica.acks.get(&resource).copied().unwrap_or_default();
+            let mut reports = replica.report.tunnels.iter();
+            let report = reports.find(|report| report.tunnel == self.name);
+            here.push(Witness {
+                name: name.clone(),
+                connected: replica.connected,
+                acked,
+                refused: replica.nacks.get(&resource).copied(),
+                serves: report.map_or(acked, |report| acked.max(report.generation)),
+            });
+        }
+        (here, gone)
     }
 
     /// Whether no proxy is in service, and this process has watched for long enough to know: after a

@@ -79,8 +79,9 @@ pub struct Rotation {
 pub struct EdgeRotation {
     /// The same key has the same answer for ten minutes.
     pub idempotency_key: String,
-    /// Until everything bound to the old token is cut, whole seconds.
-    pub cut_old_after: Duration,
+    /// Until everything bound to the old token is cut, whole seconds; until then it opens connections. `None`: it opens
+    /// nothing new from now on, and what is connected stays.
+    pub cut_old_after: Option<Duration>,
 }
 
 /// The client. One for each remote, since it keeps to the remote's pace.
@@ -262,7 +263,9 @@ impl Tunnels {
         let edge = rotation.edge.as_ref();
         let body = api::RotateToken {
             reason: Some(rotation.reason.clone()),
-            cut_old_after_seconds: edge.map(|edge| edge.cut_old_after.as_secs()),
+            cut_old_after_seconds: edge
+                .and_then(|edge| edge.cut_old_after)
+                .map(|after| after.as_secs()),
         };
         let key = edge.map(|edge| edge.idempotency_key.as_str());
         let path = [id, "rotate_token"];

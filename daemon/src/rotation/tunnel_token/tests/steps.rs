@@ -263,7 +263,7 @@ fn it_is_called_after_a_fresh_look_with_nothing_open_and_nothing_against_it() {
 }
 
 #[test]
-fn a_refused_rotation_is_over_and_a_tunnel_that_is_archived_is_asked_daily() {
+fn a_refused_rotation_is_over_and_a_tunnel_that_is_archived_is_asked_hourly() {
     let begun = stable().begun("r".to_owned(), "uid:0", NOW);
     let called = begun.called(&[], NOW);
     let refused = called.refused(409);
@@ -284,14 +284,38 @@ fn a_refused_rotation_is_over_and_a_tunnel_that_is_archived_is_asked_daily() {
         ..calm()
     };
     assert_eq!(
-        next(&archived, &missing, NOW + DAY - 1),
-        Action::Wait(NOW + DAY - 1 + HOUR)
+        next(&archived, &missing, NOW + HOUR - 1),
+        Action::Wait(NOW + HOUR - 1 + HOUR)
     );
     let look = Action::Reveal(Occasion::Missing);
-    assert_eq!(next(&archived, &missing, NOW + DAY), look);
+    assert_eq!(next(&archived, &missing, NOW + HOUR), look);
+    // Whether it still is can be asked though nothing else is amiss.
+    let look = Action::Reveal(Occasion::Unknown);
+    assert_eq!(next(&archived, &calm(), NOW + HOUR), look);
     assert!(alarms(&archived, &calm(), NOW)[0].contains("archived"));
     let back = archived.revealed(&told("t0", "0s", NOW, false));
     assert_eq!(alarms(&back, &calm(), NOW), [""; 0]);
+}
+
+#[test]
+fn what_is_no_token_ends_a_rotation_that_took_place_and_not_one_that_may_yet() {
+    let begun = stable().begun("r".to_owned(), "uid:0", NOW);
+    let called = begun.called(&[], NOW);
+    let same = called.malformed(&told("t0", "", NOW, false));
+    assert_eq!(same.phase(), "rotating");
+    assert_eq!(
+        called.malformed(&told("t0", "", NOW, true)).phase(),
+        "stable"
+    );
+    let rotated = called.malformed(&told("t1", "", NOW, true));
+    assert_eq!(
+        (rotated.phase(), rotated.id.as_deref()),
+        ("stable", Some("t1"))
+    );
+    assert_eq!(rotated.sha256, "0s", "it is not what connectors are given");
+    let good = rotated.revealed(&told("t1", "1s", NOW + HOUR, false));
+    assert_eq!((good.foreign_count, good.trouble), (0, None));
+    assert!(alarms(&rotated, &calm(), NOW)[0].contains("not of the documented form"));
 }
 
 /// Each reveal is in the remote's audit log, where a thief's must be seen (F01).
