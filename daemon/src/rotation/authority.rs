@@ -12,6 +12,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::slots::{Phase, Slots};
+
 /// Days before the end of the CA in force at which the alarm grows more urgent (F37).
 const ALARM_DAYS: [u64; 5] = [1, 3, 7, 14, 30];
 const DAY: u64 = 86_400;
@@ -52,6 +54,9 @@ pub struct State {
     /// Switches adopted since the state was made.
     #[serde(default)]
     pub done: u64,
+    /// Where they are registered, for [`super::slots`].
+    #[serde(default, skip_serializing_if = "Slots::is_empty")]
+    pub slots: Slots,
 }
 
 /// A CA that is being made. Its key has the id for a name, so that a hundred crashes leave one key.
@@ -169,14 +174,8 @@ pub fn alarms(state: &State, now: u64, leaf: u64) -> Vec<String> {
     let left = active.not_after.saturating_sub(now);
     let days = left / DAY;
     let next = "give the standby CA to the verifiers, then run: keyward rotate ca --trusted";
-    if left == 0 {
-        return vec![format!("the CA has expired; {next}")];
-    }
-    if now < active.not_before {
-        return vec!["the CA is not valid yet: check the clock".to_owned()];
-    }
-    if let Some(step) = ALARM_DAYS.iter().find(|step| days < **step) {
-        return vec![format!("the CA expires in less than {step} days; {next}")];
+    if let Some(alarm) = urgent(active, now, next) {
+        return vec![alarm];
     }
     if fraction(active, now) >= 50 || left < leaf.saturating_mul(6) {
         return vec![format!(
@@ -186,8 +185,21 @@ pub fn alarms(state: &State, now: u64, leaf: u64) -> Vec<String> {
     Vec::new()
 }
 
+/// What the dates of the CA in force say, if that cannot wait, and what is to be done `next`.
+pub(super) fn urgent(active: &Ca, now: u64, next: &str) -> Option<String> {
+    let left = active.not_after.saturating_sub(now);
+    if left == 0 {
+        return Some(format!("the CA has expired; {next}"));
+    }
+    if now < active.not_before {
+        return Some("the CA is not valid yet: check the clock".to_owned());
+    }
+    let step = ALARM_DAYS.iter().find(|step| left / DAY < **step)?;
+    Some(format!("the CA expires in less than {step} days; {next}"))
+}
+
 /// How much of a life has passed, in per cent.
-fn fraction(ca: &Ca, now: u64) -> u64 {
+pub(super) fn fraction(ca: &Ca, now: u64) -> u64 {
     let life = ca.not_after.saturating_sub(ca.not_before).max(1);
     now.saturating_sub(ca.not_before).saturating_mul(100) / life
 }
@@ -251,20 +263,27 @@ impl State {
     /// [`Action::Discard`].
     #[must_use]
     pub fn discarded(&self) -> Self {
-        Self {
-            standby: None,
-            ..self.clone()
+        let mut next = self.clone();
+        if let Some(standby) = next.standby.take()
+            && !next.slots.is_empty()
+        {
+            next.slots.spend(&standby);
         }
+        next
     }
 
     /// The CAs that verifiers are to trust for what is served: at most two, the signing one first.
     pub fn trusted(&self) -> impl Iterator<Item = &Ca> {
         let second = self.old.as_ref().or(self.retired.as_ref());
+        let second = second.filter(|_| !self.is_in(Phase::Archived));
         self.active.iter().chain(second)
     }
 
     /// Word for where it stands.
     pub fn phase(&self) -> &'static str {
+        if let Some(rotation) = &self.slots.rotation {
+            return rotation.phase.word();
+        }
         match (&self.switch, &self.making) {
             (Some(switch), _) if switch.adopted => "adopted",
             (Some(_), _) => "switching",

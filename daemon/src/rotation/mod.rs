@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`server_certificate`] | leaf in force, leaves kept, rotation in flight | blobs, acks, issuer, clock | issue, publish, adopt, retire, restore |
 //! | [`authority`] | CA in force, standby, old, retired, switch in flight | leaf in force, acks | make, switch, retire |
+//! | [`slots`] | the same, and where each is registered, call and rotation in flight | list of the remote, leaf in force, acks, handshakes | register, switch, prove, archive, retire, roll back |
 //! | [`tunnel_token`] | id and number of the value in force, rotation in flight | store, acks, what the remote said | reveal, rotate once, adopt |
 //! | [`shared_secret`] | secret in force, rotation in flight, who dials | the remote's list, acks, clock | make, add, publish, archive, destroy |
 //!
@@ -14,6 +15,7 @@
 pub mod authority;
 pub mod server_certificate;
 pub mod shared_secret;
+pub mod slots;
 pub mod tunnel_token;
 
 use std::time::Duration;

@@ -1,0 +1,786 @@
+use super::*;
+
+pub(super) const NOW: u64 = 1_800_000_000;
+const YEAR: u64 = 365 * DAY;
+const SETTLE: u64 = 900;
+
+pub(super) fn ca(id: &str) -> Ca {
+    Ca {
+        id: id.to_owned(),
+        sha256: format!("sha-{id}"),
+        not_before: NOW - DAY,
+        not_after: NOW + YEAR,
+    }
+}
+
+fn registration(of: &str) -> Registration {
+    Registration {
+        id: format!("id-{of}"),
+        sha256: format!("sha-{of}"),
+    }
+}
+
+fn stable() -> State {
+    let state = State {
+        active: Some(ca("a")),
+        standby: Some(ca("b")),
+        ..State::default()
+    };
+    state.listed("sha-a", "id-a", NOW)
+}
+
+fn rotating() -> State {
+    stable().rotating("r".to_owned(), "uid:0", Reason::Ordered, NOW)
+}
+
+fn settling() -> State {
+    rotating().listed("sha-b", "id-b", NOW)
+}
+
+/// With another standby, made ahead.
+fn switched() -> State {
+    let switched = settling().switched_over(NOW);
+    switched.begun("c".to_owned(), Role::Standby).made(ca("c"))
+}
+
+fn archiving() -> State {
+    switched().concluded(NOW)
+}
+
+/// The remote lists these, and two replicas have the leaf of `issuer`.
+fn seen(listed: &[&str], issuer: &str) -> Seen {
+    let served = |name: &str| Served {
+        name: name.to_owned(),
+        acknowledged: true,
+        ..Served::default()
+    };
+    Seen {
+        listing: Some(Listing {
+            at: NOW,
+            registrations: listed.iter().map(|of| registration(of)).collect(),
+        }),
+        settle: SETTLE,
+        leaf: 7 * DAY,
+        settled_issuer: Some(format!("sha-{issuer}")),
+        by_itself: true,
+        served: vec![served("one"), served("two")],
+        ..Seen::default()
+    }
+}
+
+fn observed(mut seen: Seen, names: &[&str]) -> Seen {
+    for served in &mut seen.served {
+        if names.contains(&served.name.as_str()) {
+            served.grade = Some(Grade::Observed);
+        }
+    }
+    seen
+}
+
+fn proofs(names: &[&str]) -> BTreeMap<String, Grade> {
+    let observed = |name: &&str| ((*name).to_owned(), Grade::Observed);
+    names.iter().map(observed).collect()
+}
+
+fn suspect(seen: Seen) -> Seen {
+    Seen {
+        suspect: true,
+        ..seen
+    }
+}
+
+fn ordered(seen: Seen) -> Seen {
+    Seen {
+        ordered: true,
+        ..seen
+    }
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+fn every_phase_has_its_step() {
+    let asked = rotating().asking(What::Register, "sha-b", None, NOW);
+    let archived = archiving().gone("sha-a", NOW);
+    let proven = switched().proven(&proofs(&["one", "two"]));
+    let going = archiving().asking(What::Archive, "sha-a", Some("id-a".to_owned()), NOW);
+    let back = settling().rolling_back("why", NOW);
+    let unregistered = State {
+        slots: Slots::default(),
+        ..stable()
+    };
+    let late = NOW + LATE;
+    let (rest, soon) = (Action::Wait(NOW + EVERY), Action::Wait(NOW + 1));
+    let fallback = Seen {
+        fallback: true,
+        ..seen(&["b"], "b")
+    };
+    for (name, state, seen, now, action) in [
+        (
+            "nothing",
+            State::default(),
+            seen(&[], ""),
+            NOW,
+            Action::Begin(Role::Active),
+        ),
+        (
+            "not asked yet",
+            stable(),
+            Seen::default(),
+            NOW,
+            Action::List,
+        ),
+        (
+            "an old list",
+            stable(),
+            seen(&["a"], "a"),
+            NOW + EVERY,
+            Action::List,
+        ),
+        ("rest", stable(), seen(&["a"], "a"), NOW, rest.clone()),
+        (
+            "never registered",
+            unregistered.clone(),
+            seen(&[], "a"),
+            NOW,
+            Action::Register(ca("a")),
+        ),
+        (
+            "known there",
+            unregistered.clone(),
+            seen(&["a"], "a"),
+            NOW,
+            Action::Listed(registration("a")),
+        ),
+        (
+            "both taken",
+            unregistered,
+            seen(&["x", "y"], "a"),
+            NOW,
+            rest.clone(),
+        ),
+        (
+            "another name",
+            stable(),
+            Seen {
+                listing: Some(Listing {
+                    at: NOW,
+                    registrations: vec![Registration {
+                        id: "id-2".to_owned(),
+                        ..registration("a")
+                    }],
+                }),
+                ..seen(&[], "a")
+            },
+            NOW,
+            Action::Listed(Registration {
+                id: "id-2".to_owned(),
+                ..registration("a")
+            }),
+        ),
+        (
+            "a stranger",
+            stable(),
+            seen(&["a", "x"], "a"),
+            NOW,
+            rest.clone(),
+        ),
+        (
+            "no room",
+            stable(),
+            ordered(seen(&["a", "x"], "a")),
+            NOW,
+            rest.clone(),
+        ),
+        ("lost", stable(), seen(&[], "a"), NOW, rest.clone()),
+        (
+            "lost, and ordered",
+            stable(),
+            ordered(seen(&[], "a")),
+            NOW,
+            Action::Rotate(Reason::Ordered),
+        ),
+        (
+            "ordered",
+            stable(),
+            ordered(seen(&["a"], "a")),
+            NOW,
+            Action::Rotate(Reason::Ordered),
+        ),
+        (
+            "ordered, on an old list",
+            stable(),
+            ordered(seen(&["a"], "a")),
+            NOW + FRESH,
+            Action::List,
+        ),
+        ("due", stable(), seen(&["a"], "a"), NOW, rest.clone()),
+        (
+            "begun",
+            rotating(),
+            seen(&["a"], "a"),
+            NOW,
+            Action::Register(ca("b")),
+        ),
+        ("asked", asked.clone(), seen(&["a"], "a"), NOW, soon.clone()),
+        (
+            "asked, and there",
+            asked.clone(),
+            seen(&["a", "b"], "a"),
+            NOW,
+            Action::Listed(registration("b")),
+        ),
+        (
+            "asked, and not there",
+            asked.clone(),
+            seen(&["a"], "a"),
+            late,
+            Action::List,
+        ),
+        (
+            "answered, and not there",
+            asked.answered("id-b"),
+            seen(&["a"], "a"),
+            late,
+            Action::Wait(late + 1),
+        ),
+        (
+            "no slot",
+            rotating(),
+            seen(&["a", "x"], "a"),
+            NOW,
+            rest.clone(),
+        ),
+        (
+            "no slot for a day",
+            rotating(),
+            Seen {
+                listing: Some(Listing {
+                    at: NOW + DAY,
+                    registrations: vec![registration("a"), registration("x")],
+                }),
+                ..seen(&[], "a")
+            },
+            NOW + DAY,
+            Action::RollBack("the standby CA was not registered within a day"),
+        ),
+        (
+            "listed",
+            settling(),
+            seen(&["a", "b"], "a"),
+            NOW,
+            Action::Wait(NOW + SETTLE),
+        ),
+        (
+            "taken out by hand",
+            settling(),
+            seen(&["a"], "a"),
+            NOW,
+            Action::RollBack("somebody archived the standby CA"),
+        ),
+        (
+            "rolled back",
+            back.clone(),
+            seen(&["a", "b"], "a"),
+            NOW,
+            Action::Archive(registration("b")),
+        ),
+        (
+            "rolled back, cur gone",
+            back.clone(),
+            seen(&["b"], "a"),
+            NOW,
+            rest.clone(),
+        ),
+        (
+            "rolled back, in doubt",
+            back.clone(),
+            suspect(seen(&["a", "b"], "a")),
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "rolled back and out",
+            back,
+            seen(&["a"], "a"),
+            NOW,
+            Action::RolledBack,
+        ),
+        (
+            "switched",
+            switched(),
+            seen(&["a", "b"], "a"),
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "one call",
+            switched(),
+            observed(seen(&["a", "b"], "b"), &["one"]),
+            NOW,
+            Action::Prove(proofs(&["one"])),
+        ),
+        (
+            "one proven",
+            switched().proven(&proofs(&["one"])),
+            seen(&["a", "b"], "b"),
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "proven",
+            proven.clone(),
+            seen(&["a", "b"], "b"),
+            NOW,
+            Action::Wait(NOW + SETTLE),
+        ),
+        (
+            "proven, not followed",
+            proven.clone(),
+            seen(&["a", "b"], "a"),
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "accepted",
+            switched().accepted("uid:0"),
+            Seen {
+                settle: 0,
+                ..seen(&["a", "b"], "b")
+            },
+            NOW,
+            Action::Conclude,
+        ),
+        (
+            "in doubt",
+            proven.clone(),
+            suspect(Seen {
+                settle: 0,
+                ..seen(&["a", "b"], "b")
+            }),
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "nxt is gone",
+            proven.clone(),
+            Seen {
+                settle: 0,
+                ..seen(&["a"], "b")
+            },
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "concluded",
+            archiving(),
+            seen(&["a", "b"], "b"),
+            NOW,
+            Action::Archive(registration("a")),
+        ),
+        (
+            "concluded, nxt is gone",
+            archiving(),
+            seen(&["a"], "b"),
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "archived, and there",
+            going.clone(),
+            seen(&["a", "b"], "b"),
+            NOW,
+            Action::Archive(registration("a")),
+        ),
+        (
+            "archived, and gone",
+            going,
+            seen(&["b"], "b"),
+            NOW,
+            Action::Gone("sha-a".to_owned()),
+        ),
+        (
+            "somebody else did",
+            archiving(),
+            seen(&["b"], "b"),
+            NOW,
+            Action::Gone("sha-a".to_owned()),
+        ),
+        (
+            "with a fallback",
+            archived.clone(),
+            fallback,
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "in doubt",
+            archived.clone(),
+            suspect(seen(&["b"], "b")),
+            NOW,
+            soon.clone(),
+        ),
+        (
+            "withdrawn",
+            archived.clone(),
+            seen(&["b"], "b"),
+            NOW,
+            Action::Retire,
+        ),
+        (
+            "over",
+            archived.let_go(),
+            seen(&["b"], "b"),
+            NOW,
+            rest.clone(),
+        ),
+        (
+            "comes back",
+            archived.let_go(),
+            seen(&["a", "b"], "b"),
+            NOW,
+            Action::Listed(registration("a")),
+        ),
+    ] {
+        assert_eq!(next(&state, &seen, now), action, "{name}");
+        let paced = Seen {
+            paced: true,
+            ..seen.clone()
+        };
+        assert_eq!(next(&state, &paced, now), Action::Wait(now + 1), "{name}");
+        let read = JsonState::there_and_back(&state);
+        assert_eq!(
+            next(&read, &seen, now),
+            action,
+            "{name}, read from the journal"
+        );
+        alarms(&state, &seen, now);
+    }
+}
+
+/// As the journal has it.
+struct JsonState;
+
+impl JsonState {
+    fn there_and_back(state: &State) -> State {
+        serde_json::from_str(&serde_json::to_string(state).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn a_tunnel_whose_verifiers_are_told_by_hand_has_nothing_of_it_in_the_journal() {
+    let state = State {
+        slots: Slots::default(),
+        ..stable()
+    };
+    assert!(
+        !serde_json::to_string(&state.discarded())
+            .unwrap()
+            .contains("slots")
+    );
+}
+
+#[test]
+fn it_is_due_at_half_life_and_while_six_server_certificates_fit_in() {
+    let mut state = stable();
+    let half = NOW - DAY + (YEAR + DAY) / 2;
+    assert!(!is_due(&state, 7 * DAY, half - DAY));
+    assert!(is_due(&state, 7 * DAY, half));
+    state.active.as_mut().unwrap().not_after = NOW + 40 * DAY;
+    assert!(is_due(&state, 7 * DAY, NOW));
+    assert!(!is_due(&state, 6 * DAY, NOW));
+    let seen = seen(&["a"], "a");
+    assert_eq!(next(&state, &seen, NOW), Action::Rotate(Reason::Due));
+    let forbidden = Seen {
+        by_itself: false,
+        ..seen.clone()
+    };
+    assert_eq!(next(&state, &forbidden, NOW), Action::Wait(NOW + EVERY));
+    let at = Action::Wait(NOW + EVERY);
+    assert_eq!(
+        next(&state, &suspect(seen), NOW),
+        at,
+        "by a clock that is in doubt"
+    );
+}
+
+/// I12: what was begun by hand is brought to its end by the remote.
+#[test]
+fn what_was_trusted_by_hand_is_taken_over_and_archived_after_proof() {
+    let by_hand = State {
+        slots: Slots::default(),
+        ..stable()
+    };
+    let switching = by_hand.switched("s".to_owned(), "uid:0", NOW);
+    for state in [switching.clone(), switching.adopted().retired()] {
+        assert_eq!(next(&state, &Seen::default(), NOW), Action::TakeOver);
+        let taken = state.taken_over("t".to_owned(), NOW);
+        assert_eq!((&taken.old, &taken.retired), (&Some(ca("a")), &None));
+        assert_eq!(taken.switch, None);
+        assert!(taken.is_in(Phase::Switched));
+    }
+}
+
+#[test]
+fn a_second_registration_of_one_ca_is_archived_and_never_the_one_that_is_journalled() {
+    let second = Registration {
+        id: "id-again".to_owned(),
+        ..registration("a")
+    };
+    for order in [
+        [registration("a"), second.clone()],
+        [second.clone(), registration("a")],
+    ] {
+        let listing = Listing {
+            at: NOW,
+            registrations: order.to_vec(),
+        };
+        let seen = Seen {
+            listing: Some(listing),
+            ..seen(&[], "a")
+        };
+        assert_eq!(next(&stable(), &seen, NOW), Action::Archive(second.clone()));
+    }
+}
+
+#[test]
+fn a_few_alerts_are_chance_and_a_share_that_grew_is_not() {
+    let tally = |completed, alerts| Tally { completed, alerts };
+    for (new, old, against) in [
+        (tally(0, 19), tally(100, 0), false),
+        (tally(0, 20), tally(100, 0), true),
+        (tally(95, 5), tally(100, 0), false),
+        (tally(94, 6), tally(100, 0), true),
+        (tally(84, 16), tally(90, 10), true),
+        (tally(85, 15), tally(90, 10), false),
+        (tally(94, 6), tally(9, 10), true),
+        (Tally::default(), Tally::default(), false),
+    ] {
+        assert_eq!(speaks_against(new, old), against, "{new:?} after {old:?}");
+    }
+}
+
+/// §5.3a: it holds and alarms, and does not roll back.
+#[test]
+fn callers_who_refuse_the_new_ca_hold_up_the_archiving_and_nothing_else() {
+    let proven = switched().proven(&proofs(&["one", "two"]));
+    let mut seen = Seen {
+        settle: 0,
+        ..seen(&["a", "b"], "b")
+    };
+    assert_eq!(next(&proven, &seen, NOW), Action::Conclude);
+    seen.served[1].new = Tally {
+        completed: 30,
+        alerts: 10,
+    };
+    assert_eq!(next(&proven, &seen, NOW), Action::Wait(NOW + 1));
+    let said = alarms(&proven, &seen, NOW);
+    assert!(
+        said[0].starts_with("callers refuse the new CA more often"),
+        "{said:?}"
+    );
+    assert_eq!(
+        next(&proven.accepted("uid:0"), &seen, NOW),
+        Action::Conclude
+    );
+}
+
+#[test]
+fn nobody_in_service_is_no_proof_and_somebody_may_answer_for_it() {
+    let nobody = Seen {
+        served: Vec::new(),
+        settle: 0,
+        ..seen(&["a", "b"], "b")
+    };
+    assert_eq!(next(&switched(), &nobody, NOW), Action::Wait(NOW + 1));
+    assert_eq!(
+        next(&switched().accepted("uid:0"), &nobody, NOW),
+        Action::Conclude
+    );
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+fn what_needs_a_person_is_said() {
+    let gone = Seen {
+        listing: None,
+        ..seen(&[], "a")
+    };
+    let asked = rotating()
+        .asking(What::Register, "sha-b", None, NOW)
+        .answered("id-b");
+    for (state, seen, now, said) in [
+        (stable(), seen(&["a"], "a"), NOW, vec![]),
+        (stable(), gone, NOW, vec![]),
+        (
+            stable(),
+            seen(&["a", "x"], "a"),
+            NOW,
+            vec![
+                "CONFLICT: the remote lists a CA of this tunnel that this daemon did not make: id-x (sha256 sha-x)",
+            ],
+        ),
+        (
+            stable(),
+            ordered(seen(&["a", "x"], "a")),
+            NOW,
+            vec!["CONFLICT", "WAIT_SLOT: both slots"],
+        ),
+        (
+            rotating(),
+            seen(&["a", "x"], "a"),
+            NOW,
+            vec!["CONFLICT", "WAIT_SLOT"],
+        ),
+        (
+            stable(),
+            seen(&[], "a"),
+            NOW,
+            vec!["LOST: the remote does not list the CA in force"],
+        ),
+        (
+            asked,
+            seen(&["a"], "a"),
+            NOW,
+            vec!["the remote says that it registered a CA as id-b"],
+        ),
+        (
+            settling().rolling_back("of that", NOW),
+            seen(&["a"], "a"),
+            NOW,
+            vec!["the rotation of the CA is rolled back: of that"],
+        ),
+        (switched(), seen(&["a", "b"], "b"), NOW + DAY - 1, vec![]),
+        (
+            switched().proven(&proofs(&["one"])),
+            seen(&["a", "b"], "b"),
+            NOW + 3 * DAY,
+            vec![
+                "both slots of the remote have been held for 3 days, and the CA before ends in 362 days: nobody has called two yet",
+            ],
+        ),
+        (
+            stable(),
+            seen(&["a"], "a"),
+            NOW + YEAR - DAY,
+            vec!["the CA expires in less than 3 days; its rotation"],
+        ),
+    ] {
+        let alarms = alarms(&state, &seen, now);
+        assert_eq!(alarms.len(), said.len(), "{alarms:?} for {said:?}");
+        for (alarm, said) in alarms.iter().zip(said) {
+            assert!(alarm.starts_with(said), "{alarm} for {said}");
+        }
+    }
+}
+
+/// Every state, everything that can be seen, many times: nothing destroys without reason.
+#[test]
+fn no_combination_of_state_sight_and_time_decides_something_dangerous() {
+    let states = [
+        State::default(),
+        State::default().begun("a".to_owned(), Role::Active),
+        stable(),
+        stable().discarded(),
+        rotating(),
+        rotating().discarded(),
+        rotating().asking(What::Register, "sha-b", None, NOW),
+        settling(),
+        settling().discarded(),
+        settling().rolling_back("why", NOW),
+        settling().rolling_back("why", NOW).discarded(),
+        switched(),
+        switched().proven(&proofs(&["one", "two"])),
+        switched().accepted("uid:0"),
+        archiving(),
+        archiving().asking(What::Archive, "sha-a", Some("id-a".to_owned()), NOW),
+        archiving().gone("sha-a", NOW),
+        archiving().gone("sha-a", NOW).let_go(),
+    ];
+    let lists: [&[&str]; 8] = [
+        &[],
+        &["a"],
+        &["b"],
+        &["x"],
+        &["a", "b"],
+        &["a", "x"],
+        &["b", "x"],
+        &["x", "y"],
+    ];
+    for (state, listed) in states
+        .iter()
+        .flat_map(|state| lists.map(|listed| (state, listed)))
+    {
+        for bits in 0..256_u32 {
+            let bit = |place: u32| bits >> place & 1 == 1;
+            let names: &[&str] = if bit(0) { &["one", "two"] } else { &["one"] };
+            let mut seen = observed(seen(listed, if bit(1) { "a" } else { "b" }), names);
+            seen.ordered = bit(2);
+            seen.suspect = bit(3);
+            seen.fallback = bit(4);
+            seen.calling = bit(5);
+            seen.served[1].acknowledged = bit(6);
+            seen.settle = if bit(7) { 0 } else { SETTLE };
+            for now in [
+                0,
+                NOW - YEAR,
+                NOW,
+                NOW + FRESH - 1,
+                NOW + YEAR / 2,
+                NOW + YEAR,
+            ] {
+                judge(state, &seen, now);
+            }
+        }
+    }
+}
+
+fn judge(state: &State, seen: &Seen, now: u64) {
+    let active = state.active.as_ref().map(|ca| ca.sha256.as_str());
+    let listed = |sha256: &str| {
+        let listing = seen
+            .listing
+            .iter()
+            .flat_map(|listing| &listing.registrations);
+        listing.filter(|one| one.sha256 == sha256).count() > 0
+    };
+    alarms(state, seen, now);
+    match next(state, seen, now) {
+        Action::Archive(one) => {
+            assert!(!seen.suspect && !seen.calling);
+            assert!(listed(active.unwrap()), "the CA in force has to be listed");
+            assert_ne!(Some(one.sha256.as_str()), active);
+            assert!(
+                ["sha-a", "sha-b"].contains(&one.sha256.as_str()),
+                "a stranger's"
+            );
+            if state
+                .old
+                .as_ref()
+                .is_some_and(|old| old.sha256 == one.sha256)
+            {
+                assert!(state.is_in(Phase::Archiving));
+            }
+        }
+        Action::Register(ca) => {
+            assert!(!seen.calling && !listed(&ca.sha256));
+            let count = seen
+                .listing
+                .as_ref()
+                .map_or(0, |listing| listing.registrations.len());
+            assert!(count < SLOTS);
+        }
+        Action::SwitchOver => {
+            assert!(!seen.suspect && listed("sha-b") && state.is_in(Phase::Settling))
+        }
+        Action::Conclude => {
+            assert!(!seen.suspect && seen.served.iter().all(|served| served.acknowledged));
+            assert!(listed(active.unwrap()) && state.is_in(Phase::Switched));
+        }
+        Action::Retire => {
+            assert!(!seen.suspect && !seen.fallback && state.is_in(Phase::Archived));
+        }
+        Action::Discard => assert!(!seen.suspect && state.slots.rotation.is_none()),
+        Action::RolledBack => assert!(!listed("sha-b") || state.standby.is_none()),
+        _ => {}
+    }
+}
