@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::carrier::{Leaving, Stream};
 use crate::config::Limits;
 use crate::credential::{Established, Why};
-use crate::forward::{Caller, Forwarder};
+use crate::forward::{Caller, Forwarder, detach};
 use crate::telemetry::{Pace, Telemetry};
 
 use denial::{Denials, Denied, Shown};
@@ -141,7 +141,10 @@ impl Connections {
                 if denied {
                     return Err(Denied);
                 }
-                let Ok(answer) = forwarder.forward(request, caller).await;
+                let Ok(mut answer) = forwarder.forward(request, caller).await;
+                if http2 {
+                    detach(answer.headers_mut());
+                }
                 Ok(answer)
             }
         });

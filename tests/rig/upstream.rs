@@ -19,8 +19,8 @@ use tokio::sync::broadcast;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// `/events` is an event stream, `/ws` an echo behind an upgrade, everything else answers `ok`, `/held` not before
-/// the next event.
+/// `/events` is an event stream, `/ws` an echo behind an upgrade, `/large/NUMBER` a quarter of a MiB with that number in a field of
+/// its head, everything else answers `ok`, `/held` not before the next event.
 #[derive(Clone)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
@@ -104,6 +104,7 @@ impl Upstream {
         match request.uri().path() {
             "/events" => self.stream(),
             "/ws" => self.echo(&mut request),
+            path if path.starts_with("/large/") => large(path),
             _ => {
                 let body = request.into_body().collect().await;
                 if let Some(mut events) = held {
@@ -151,4 +152,11 @@ impl Upstream {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         answer
     }
+}
+
+fn large(path: &str) -> Response<Body> {
+    let mut answer = Response::new(Full::from(vec![b'x'; 256 << 10]).boxed_unsync());
+    let number = HeaderValue::from_str(path).unwrap();
+    answer.headers_mut().insert("x-number", number);
+    answer
 }

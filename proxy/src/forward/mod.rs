@@ -36,6 +36,7 @@ use table::Tables;
 
 pub use answer::{Blame, ForwardError, request_id_of};
 pub use body::{Body, BodyError};
+pub(crate) use headers::detach;
 
 /// Idle upstream connections are looked at this often.
 const SWEEP: Duration = Duration::from_secs(1);
