@@ -54,26 +54,25 @@ impl Case {
     }
 
     fn connect(&mut self, more: &[&str]) {
+        self.connect_to(&["--daemon-uid", "65531"], more);
+    }
+
+    /// `daemon`: whom it takes for the daemon.
+    fn connect_to(&mut self, daemon: &[&str], more: &[&str]) {
         let [socket, double] =
             ["run/control.sock", "cloudflared"].map(|name| self.place.text(name));
         let words = [
-            &[
-                "connector",
-                "--socket",
-                &socket,
-                "--daemon-uid",
-                "65531",
-                "--replica",
-                "one",
-            ][..],
+            &["connector", "--socket", &socket, "--replica", "one"][..],
+            daemon,
             &["--cloudflared", &double, "--grace", "2s"],
             more,
         ]
         .concat();
         let mut run = command(&self.place.path("keyward-connector"), &words);
         let log = std::fs::File::create(self.place.path("connector.log")).unwrap();
-        run.stderr(log).env("CANARY", "canary-of-the-environment");
-        run.as_std_mut();
+        run.stderr(log)
+            .env("CANARY", "canary-of-the-environment")
+            .env("SECRET", "of-the-connector-alone");
         std::os::unix::process::CommandExt::uid(run.as_std_mut(), CONNECTOR);
         std::os::unix::process::CommandExt::gid(run.as_std_mut(), KEYWARD);
         self.connector = Some(run.spawn().unwrap());
@@ -198,6 +197,9 @@ async fn the_token_is_in_no_argument_no_variable_no_file_and_no_log() {
     ] {
         assert!(arguments.contains(wanted), "{arguments}");
     }
+    // An interrupt from the terminal is for the connector, which ends it with grace.
+    let process = Pid::from_raw(pid.cast_signed());
+    assert_eq!(rustix::process::getpgid(process).ok(), process);
     assert!(!case.log().contains(&token));
     assert!(!case.log().contains(token.trim_end_matches('=')));
     // No descriptor of the connector leads to it any more.
@@ -230,15 +232,71 @@ async fn a_token_that_is_refused_costs_nothing_and_the_daemon_hears_of_it() {
     assert!(is_there(old.pid));
     let same = case.log().matches("Unable to establish connection").count();
     assert!((1..10).contains(&same), "{same} lines of 5000 a process");
-    // It may come into force late, so it is tried again.
-    until("another try", async || {
-        (case.edge.registrations().1 > 1).then_some(())
+    // It may come into force late, so it is tried again, after one second and after two more.
+    until("two other tries", async || {
+        (case.edge.registrations().1 > 2).then_some(())
     })
     .await;
+    let refusals = case.edge.refusals();
+    let pauses = refusals[2].duration_since(refusals[0]);
+    assert!(pauses >= Duration::from_secs(3), "{pauses:?}");
     case.edge.rotate("wrong");
     case.acked(first).await;
     let (calls, failed) = case.edge.calls();
     assert!(calls > 100 && failed == 0, "{failed} of {calls}");
+}
+
+/// It has connections that live on, and comes back by itself once its token is good again.
+#[tokio::test]
+async fn a_process_in_service_whose_token_is_refused_serves_on() {
+    let case = Case::start(&[]).await;
+    case.acked(0).await;
+    let only = case.edge.newest().unwrap();
+    only.refuse();
+    case.logged("the tunnel's edge does not accept the token")
+        .await;
+    // Answered after thousands of lines that it has to say of it.
+    only.refuse();
+    assert!(only.call().await);
+    assert_eq!(case.edge.newest().unwrap().pid, only.pid);
+    assert!(!case.log().contains("Initiating graceful shutdown"));
+    assert_eq!(case.edge.registrations(), (1, 0));
+}
+
+#[tokio::test]
+async fn a_socket_of_another_uid_is_told_nothing_and_starts_nothing() {
+    let mut case = Case::without_connector().await;
+    for daemon in [&["--daemon-uid", "65530"][..], &[]] {
+        case.connect_to(daemon, &[]);
+        case.logged("the control socket is served by uid 65531, which is not the daemon's")
+            .await;
+        let seen = case.seen().await;
+        assert!(seen.is_null(), "{seen}");
+    }
+    assert_eq!(case.edge.registrations(), (0, 0));
+}
+
+#[tokio::test]
+async fn health_is_ready_while_a_process_is_registered_and_shows_what_was_started() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let health = free.local_addr().unwrap();
+    drop(free);
+    let case = Case::start(&["--health", &health.to_string()]).await;
+    let shown = async |path: &str, wanted: &str| {
+        until(wanted, async || {
+            let page = format!("\n{}", crate::rig::page(health, path).await?);
+            page.contains(&format!("\n{wanted}")).then_some(())
+        })
+        .await;
+    };
+    shown("/readyz", "ready\n").await;
+    shown("/metrics", "keyward_connector_registered 1\n").await;
+    shown("/metrics", "keyward_connector_processes 1\n").await;
+    case.edge.is_silent(true);
+    signal(case.edge.newest().unwrap().pid, Signal::KILL);
+    shown("/readyz", "not ready\nno cloudflared is registered\n").await;
+    shown("/metrics", "keyward_connector_registered 0\n").await;
+    shown("/metrics", "keyward_connector_starts_total 2\n").await;
 }
 
 #[tokio::test]

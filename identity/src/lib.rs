@@ -38,6 +38,7 @@ pub use expect::{Check, Expectations, Verdict, checks};
 pub use fetcher::{FetchError, Fetcher};
 pub use places::Place;
 pub use secret::Secret;
+pub use shown::shown;
 pub use source::{
     Aws, AwsAlgorithm, Azure, BoundObject, Exec, Gcp, Kubernetes, Source, SourceError, Spiffe,
     Vault, VaultAuth, is_region, workload_socket,

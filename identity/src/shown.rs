@@ -6,7 +6,8 @@ const LONGEST_MESSAGE: usize = 300;
 const TELLTALE: usize = 16;
 
 /// A text of the other side, short, on one line, and without what it repeats of the secret that it was sent.
-pub(crate) fn shown(text: &str, secret: &str) -> String {
+#[must_use]
+pub fn shown(text: &str, secret: &str) -> String {
     let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let mut out = String::new();
     for piece in text.split_inclusive(|c: char| !is_of_a_token(c)) {

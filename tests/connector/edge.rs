@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use process::Tasks;
 use serde_json::{Value, json};
@@ -33,8 +33,8 @@ pub(crate) struct Connection {
 #[derive(Default)]
 struct Inside {
     connections: BTreeMap<u64, Connection>,
-    /// Registrations that were asked for, and whether they were granted.
-    asked: Vec<bool>,
+    /// Registrations that were asked for: when, and whether they were granted.
+    asked: Vec<(Instant, bool)>,
     calls: u64,
     failed: u64,
 }
@@ -110,8 +110,15 @@ impl Edge {
     /// Registrations so far that were granted, and that were refused.
     pub(crate) fn registrations(&self) -> (usize, usize) {
         let inside = self.inside.lock().unwrap();
-        let granted = inside.asked.iter().filter(|granted| **granted).count();
+        let granted = inside.asked.iter().filter(|(_, granted)| *granted).count();
         (granted, inside.asked.len() - granted)
+    }
+
+    /// When registrations were refused.
+    pub(super) fn refusals(&self) -> Vec<Instant> {
+        let inside = self.inside.lock().unwrap();
+        let refused = inside.asked.iter().filter(|(_, granted)| !granted);
+        refused.map(|(at, _)| *at).collect()
     }
 
     /// The connection that new calls go to.
@@ -159,6 +166,11 @@ impl Drop for Edge {
 }
 
 impl Connection {
+    /// Refuses its token, and goes on serving it.
+    pub(super) fn refuse(&self) {
+        let _ = self.send.send(refusal());
+    }
+
     /// One call; whether it was answered.
     pub(crate) async fn call(&self) -> bool {
         let (done, answered) = oneshot::channel();
@@ -182,6 +194,10 @@ fn dress(secret: &str, address: &str) -> String {
     text
 }
 
+fn refusal() -> Value {
+    json!({"error": "Unauthorized: Invalid tunnel secret"})
+}
+
 async fn serve(number: u64, stream: TcpStream, rules: &Mutex<Rules>, inside: &Mutex<Inside>) {
     let (read, mut write) = stream.into_split();
     let (send, mut outgoing) = mpsc::unbounded_channel::<Value>();
@@ -196,7 +212,7 @@ async fn serve(number: u64, stream: TcpStream, rules: &Mutex<Rules>, inside: &Mu
                     let rules = rules.lock().unwrap().clone();
                     let granted = *secret == rules.secret.as_str();
                     let mut inside = inside.lock().unwrap();
-                    inside.asked.push(granted);
+                    inside.asked.push((Instant::now(), granted));
                     let pid = message["pid"].as_u64().unwrap().try_into().unwrap();
                     let one = Connection {
                         pid,
@@ -206,7 +222,7 @@ async fn serve(number: u64, stream: TcpStream, rules: &Mutex<Rules>, inside: &Mu
                     };
                     inside.connections.insert(number, one);
                     if !granted {
-                        let _ = send.send(json!({"error": "Unauthorized: Invalid tunnel secret"}));
+                        let _ = send.send(refusal());
                     } else if !rules.silent {
                         let _ = send.send(json!({"registered": true}));
                     }

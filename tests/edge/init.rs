@@ -2,6 +2,7 @@
 //! wherever it ends.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -217,6 +218,28 @@ async fn a_rotation_whose_answer_was_lost_is_found_and_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_killed_while_it_rotates_is_finished_without_another_rotation() {
+    let case = Case::start().await;
+    case.good(&["--token-version", "1"]).await;
+    let old = case.read("tunnel-token");
+    case.toll.next("rotate_token", Fate::Unanswered);
+    let mut run = case.command(&["--token-version", "2"]).spawn().unwrap();
+    until("the rotation", async || {
+        (case.revealed().await["tunnel_token"] != old.as_str()).then_some(())
+    })
+    .await;
+    run.kill().await.unwrap();
+    assert_eq!(case.read("tunnel-token"), old);
+    // Whoever runs it next need not know that a token was asked for.
+    let found = case.good(&[]).await;
+    assert_eq!(found["tunnel_token"]["rotated"], true);
+    case.assert_settled().await;
+    let again = case.good(&["--token-version", "2"]).await;
+    assert_eq!(again["tunnel_token"]["rotated"], false);
+    assert_eq!(case.toll.passed("rotate_token").len(), 1);
+}
+
+#[tokio::test]
 async fn a_rotation_that_never_arrived_is_made_once_it_cannot_be_on_its_way_any_more() {
     let case = Case::start().await;
     case.good(&["--token-version", "1"]).await;
@@ -230,6 +253,8 @@ async fn a_rotation_that_never_arrived_is_made_once_it_cannot_be_on_its_way_any_
         (case.toll.passed("reveal_token").len() > reveals).then_some(())
     })
     .await;
+    let ended = tokio::time::timeout(Duration::from_secs(3), waiting.wait()).await;
+    assert!(ended.is_err(), "it waits for a minute: {ended:?}");
     waiting.kill().await.unwrap();
     assert_eq!(case.toll.passed("rotate_token").len(), 1);
     // Two minutes later.
@@ -302,7 +327,7 @@ async fn a_remote_that_asks_for_quiet_gets_it() {
     case.good(&[]).await;
     case.assert_settled().await;
     let asked = case.toll.passed("reveal_token");
-    assert!(asked[1].at - asked[0].at >= std::time::Duration::from_secs(2));
+    assert!(asked[1].at - asked[0].at >= Duration::from_secs(2));
 }
 
 #[tokio::test]
@@ -330,6 +355,8 @@ async fn an_access_token_that_is_refused_is_bought_anew_once() {
     assert_eq!(ended.code, Some(77), "{ended:?}");
     assert_eq!(case.toll.passed("rotate_token").len(), 1);
     // It was refused, so that nothing has to be found out.
+    let note: Value = serde_json::from_str(&case.read(".keyward-init.json")).unwrap();
+    assert!(note["rotating"].is_null(), "{note}");
     assert_eq!(
         case.good(&["--token-version", "2"]).await["tunnel_token"]["rotated"],
         true
@@ -360,6 +387,19 @@ async fn both_slots_taken_by_others_is_said_and_nobody_s_certificate_is_archived
     }
     assert_eq!(case.registered().await, before);
     assert_eq!(case.toll.passed("archive").len(), 0);
+}
+
+#[tokio::test]
+async fn a_list_of_several_pages_is_read_to_its_end() {
+    let case = Case::start().await;
+    case.good(&[]).await;
+    let file = case.world.write("a.pem", &Issuer::new().ca_pem());
+    let add = ["certificate", "add", &case.tunnel.0, &file];
+    case.world.command(&add).await;
+    case.toll.is_stingy();
+    let again = case.good(&[]).await;
+    assert_eq!(again["ca"]["registered"], false, "the newest comes first");
+    assert_eq!(case.toll.passed("&page=").len(), 1);
 }
 
 #[tokio::test]
@@ -443,13 +483,20 @@ async fn what_is_wrong_is_said_and_no_secret_is() {
     assert_eq!(plain.code, Some(64), "{plain:?}");
     let nobody = case.init(&["--api-url", "http://127.0.0.1:1"]).await;
     assert_eq!(nobody.code, Some(69), "{nobody:?}");
+    case.toll.next("reveal_token", Fate::Echoed);
+    let echoed = case.init(&[]).await;
+    assert_eq!(echoed.code, Some(78), "{echoed:?}");
+    assert!(
+        echoed.stderr.contains("Bearer [of the token]"),
+        "{echoed:?}"
+    );
     case.world
         .command(&["tunnel", "archive", &case.tunnel.0])
         .await;
     let archived = case.init(&[]).await;
     assert_eq!(archived.code, Some(78), "{archived:?}");
     assert!(archived.stderr.contains("is archived"), "{archived:?}");
-    for ended in [unknown, foreign, plain, nobody, archived] {
+    for ended in [unknown, foreign, plain, nobody, echoed, archived] {
         let printed = format!("{}{}", ended.stdout, ended.stderr);
         for secret in [token.as_str(), "sk-ant-oat", "PRIVATE KEY"] {
             assert!(!printed.contains(secret), "{printed}");

@@ -192,6 +192,17 @@ async fn a_proxy_that_keeps_the_edge_waiting_is_cut_within_a_second_and_gets_no_
 }
 
 #[tokio::test]
+async fn a_proxy_that_takes_a_line_by_the_octet_is_ended_though_its_credential_stands() {
+    let (stand, tasks) = (Stand::start(0, OPEN).await, Tasks::new());
+    let stream = attach(&stand, "secret-a").await.ok().unwrap();
+    let slow = Slow::start(stream, "a", Delay::Window, &tasks);
+    within("its end", slow.over).await.unwrap();
+    let why = "the proxy does not read the control stream";
+    stand.edge.logs(why, 1).await;
+    tasks.stop();
+}
+
+#[tokio::test]
 async fn a_proxy_that_presents_one_wrong_credential_after_the_other_is_ended_and_fills_no_log() {
     let stand = Stand::start(1, OPEN).await;
     stand.links(2).await;

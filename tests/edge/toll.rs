@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use process::Tasks;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -24,10 +25,14 @@ pub(super) enum Fate {
     RequestLost,
     /// It arrives, and what the edge answers does not.
     AnswerLost,
+    /// It arrives, and nobody ever says what came of it.
+    Unanswered,
     /// It arrives, and somebody in between answers this instead.
     AnsweredBy(&'static str),
     /// It does not arrive, and somebody in between answers this.
     Refused(&'static str),
+    /// It does not arrive, and is refused with its whole head in the error's message.
+    Echoed,
 }
 
 /// A request that came.
@@ -41,10 +46,18 @@ struct Book {
     /// Part of the path of the requests that are meant, and what happens to the first of them.
     fates: Vec<(&'static str, Fate)>,
     passed: Vec<Passed>,
-    /// The edge is to look like one of the API's older generation.
-    older: bool,
+    ways: Ways,
     /// What becomes of tokens on the way.
     dress: Option<Dress>,
+}
+
+/// How the edge is to look.
+#[derive(Clone, Copy, Default)]
+struct Ways {
+    /// Like one of the API's older generation.
+    older: bool,
+    /// Like one that lists one object a page.
+    stingy: bool,
 }
 
 /// From a token of `keyward-edge` to one of another form.
@@ -74,7 +87,7 @@ impl Toll {
         let book = Arc::new(Mutex::new(Book {
             fates: Vec::new(),
             passed: Vec::new(),
-            older: false,
+            ways: Ways::default(),
             dress: None,
         }));
         let (tasks, edge) = (Tasks::new(), world.address);
@@ -104,7 +117,12 @@ impl Toll {
 
     /// From now on tokens are of the older scope and tunnels under the older path.
     pub(super) fn is_older(&self) {
-        self.book.lock().unwrap().older = true;
+        self.book.lock().unwrap().ways.older = true;
+    }
+
+    /// From now on a page of a list has one object.
+    pub(super) fn is_stingy(&self) {
+        self.book.lock().unwrap().ways.stingy = true;
     }
 
     /// From now on tokens come in another form.
@@ -137,23 +155,31 @@ async fn pass(
         return;
     };
     let first = head.lines().next().unwrap().to_owned();
-    let (fate, older, dress) = {
+    let (fate, ways, dress) = {
         let mut book = book.lock().unwrap();
         let (head, at) = (head.clone(), Instant::now());
         book.passed.push(Passed { head, at });
         let place = book.fates.iter().position(|(part, _)| first.contains(part));
         let fate = place.map(|place| book.fates.remove(place).1);
-        (fate, book.older, book.dress.clone())
+        (fate, book.ways, book.dress.clone())
     };
     let instead = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
     let answer = match fate {
         Some(Fate::RequestLost) => return,
         Some(Fate::Refused(status)) => instead(status).into_bytes(),
+        Some(Fate::Echoed) => {
+            let error = json!({"type": "invalid_request_error", "message": head});
+            let body = json!({"type": "error", "error": error}).to_string();
+            let length = body.len();
+            format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {length}\r\n\r\n{body}")
+                .into_bytes()
+        }
         fate => {
-            let answer = ask(edge, connector, &head, &body, older).await;
+            let answer = ask(edge, connector, &head, &body, ways).await;
             let answer = dress.map_or(answer.clone(), |dress| dressed(&answer, &*dress));
             match fate {
                 Some(Fate::AnswerLost) => return,
+                Some(Fate::Unanswered) => return std::future::pending().await,
                 Some(Fate::AnsweredBy(status)) => instead(status).into_bytes(),
                 _ => answer,
             }
@@ -184,16 +210,19 @@ async fn ask(
     connector: &TlsConnector,
     head: &str,
     body: &[u8],
-    older: bool,
+    ways: Ways,
 ) -> Vec<u8> {
     let name = format!("api.{EDGE}");
     let mut lines: Vec<String> = head.trim_end().lines().map(str::to_owned).collect();
     lines.retain(|line| !line.to_lowercase().starts_with("host:"));
     lines.push(format!("host: {name}"));
     lines.push("connection: close".to_owned());
-    if older {
+    if ways.older {
         assert!(!lines[0].contains(" /v1/tunnels"), "{}", lines[0]);
         lines[0] = lines[0].replace("/v1/organizations/tunnels", "/v1/tunnels");
+    }
+    if ways.stingy {
+        lines[0] = lines[0].replace("limit=1000", "limit=1");
     }
     let tcp = TcpStream::connect(edge).await.unwrap();
     let server = ServerName::try_from(name).unwrap();
@@ -204,7 +233,7 @@ async fn ask(
     let mut answer = Vec::new();
     // However it closes: what came is what is handed on.
     let _ = far.read_to_end(&mut answer).await;
-    if older {
+    if ways.older {
         let text = String::from_utf8(answer).unwrap();
         // Of the same length, as the head says it.
         let scope = text.replace("workspace:manage_tunnels", "org:manage_tunnels      ");

@@ -2,13 +2,10 @@
 
 use std::fmt;
 
-use ::identity::{Answer, HttpError, Secret, TokenError};
+use ::identity::{Answer, HttpError, Secret, TokenError, shown};
 use api::{ErrorBody, ErrorKind};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-
-/// Longest text of the other side that is passed on, characters.
-const LONGEST_MESSAGE: usize = 300;
 
 /// What became of a call that did not go well.
 #[derive(Debug, Error)]
@@ -134,11 +131,12 @@ pub(super) fn read<T: DeserializeOwned>(answer: &Answer, token: &str) -> Result<
 
 fn refusal(answer: &Answer, token: &str) -> Refusal {
     let body: Option<ErrorBody> = serde_json::from_slice(&answer.body).ok();
+    let said = |text: &str| Some(shown(text, token)).filter(|text| !text.is_empty());
     let (kind, message, id) = match body {
         Some(body) => (
             body.error.r#type,
-            printable(&body.error.message).filter(|message| !message.contains(token)),
-            body.request_id.as_deref().and_then(printable),
+            said(&body.error.message),
+            body.request_id.as_deref().and_then(said),
         ),
         None => (ErrorKind::Unknown, None, None),
     };
@@ -148,10 +146,4 @@ fn refusal(answer: &Answer, token: &str) -> Refusal {
         message,
         request_id: answer.request_id.clone().or(id),
     }
-}
-
-fn printable(text: &str) -> Option<String> {
-    let shown = text.chars().filter(|letter| !letter.is_control());
-    let text: String = shown.take(LONGEST_MESSAGE).collect();
-    (!text.is_empty()).then_some(text)
 }

@@ -485,6 +485,7 @@ async fn another_client_ca_beside_a_manifest_is_taken_up_although_the_pair_is_th
     stand.point(&path);
     // Over TLS 1.2 a caller knows at the end of its handshake whether it is let in.
     let callers = [&old, &new].map(|client| Caller::speaking(&[&ca], TLS12, Some(client)));
+    let mut open = Vec::new();
     for (client, admitted) in [(&old, [true, false]), (&new, [false, true])] {
         fs::write(stand.path("clients"), &client.ca).unwrap();
         assert_eq!(stand.look().await, 7);
@@ -496,7 +497,14 @@ async fn another_client_ca_beside_a_manifest_is_taken_up_although_the_pair_is_th
                 let stream = tokio::net::TcpStream::connect(stand.proxy.tls).await;
                 let stream = within("a handshake", caller.connect(stream.unwrap())).await;
                 assert_eq!(stream.is_ok(), admitted, "{stream:?}");
+                open.extend(stream.ok());
             }
         }
     }
+    // The generation has been published twice, and what came in under either is open.
+    until("all connections are counted", || {
+        let report = stand.proxy.credentials.report(&[]);
+        report[0].connections == std::collections::BTreeMap::from([(7, 4)])
+    })
+    .await;
 }

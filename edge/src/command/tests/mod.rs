@@ -242,6 +242,25 @@ async fn issuers_and_rules_are_made_and_a_token_is_explained_against_them() {
         .await
         .unwrap()
         .remove(0);
+    let refresh = ["issuer", "refresh", &*issuer.id];
+    let nothing = desk.run(&refresh).await.unwrap_err();
+    let why = "keys: are in the issuer itself";
+    assert!(nothing.to_string().contains(why), "{nothing}");
+    let far = ["--name", "far", "--url", "https://far.test"];
+    let keys = ["--jwks-url", "https://far.test/keys"];
+    let algorithm = ["--accept-algorithm", "ES384"];
+    desk.run(&[&["issuer", "add"], &far[..], &keys, &algorithm].concat())
+        .await
+        .unwrap();
+    let far = async || {
+        let issuers = desk.session().await.state.issuers().await.unwrap();
+        let mut issuers = issuers.into_iter();
+        issuers.find(|issuer| issuer.name == "far").unwrap()
+    };
+    let before = far().await;
+    assert_eq!(before.accepted_algorithms, ["ES384"]);
+    desk.run(&["issuer", "refresh", &before.id]).await.unwrap();
+    assert!(far().await.keys_number > before.keys_number);
     let words = [
         "rule",
         "add",
