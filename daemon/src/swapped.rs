@@ -145,8 +145,7 @@ impl Swapped {
     /// Writes a file of some length and removes it.
     pub(crate) fn try_write(&self) -> Result<(), DiskError> {
         let path = self.directory.join(TRIAL);
-        self.disk
-            .replace(&path, &[0; 4096], Access::PRIVATE)?;
+        self.disk.replace(&path, &[0; 4096], Access::PRIVATE)?;
         self.disk.remove(&path)
     }
 

@@ -16,6 +16,10 @@ const MOST: usize = 400_000;
 
 /// What may happen.
 #[derive(Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a thing that may happen or not, apart from the others"
+)]
 struct Nature {
     /// Rotations that are ordered.
     orders: u8,
@@ -536,8 +540,7 @@ impl World {
         let stale =
             (&wanted.leaf, &wanted.fallback) != (&self.published.leaf, &self.published.fallback);
         // The first leaf goes out when there is somebody who can take it.
-        if stale && self.trusted.contains(&wanted.leaf) || stale && !self.published.leaf.is_empty()
-        {
+        if stale && (self.trusted.contains(&wanted.leaf) || !self.published.leaf.is_empty()) {
             let mut next = self.clone();
             next.published = wanted;
             next.published.generation += 1;

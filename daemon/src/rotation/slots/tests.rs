@@ -114,7 +114,7 @@ fn every_phase_has_its_step() {
         fallback: true,
         ..seen(&["b"], "b")
     };
-    for (name, state, seen, now, action) in [
+    let steps = vec![
         (
             "nothing",
             State::default(),
@@ -440,7 +440,8 @@ fn every_phase_has_its_step() {
             NOW,
             Action::Listed(registration("a")),
         ),
-    ] {
+    ];
+    for (name, state, seen, now, action) in steps {
         assert_eq!(next(&state, &seen, now), action, "{name}");
         let paced = Seen {
             paced: true,
@@ -482,7 +483,7 @@ fn a_tunnel_whose_verifiers_are_told_by_hand_has_nothing_of_it_in_the_journal() 
 #[test]
 fn it_is_due_at_half_life_and_while_six_server_certificates_fit_in() {
     let mut state = stable();
-    let half = NOW - DAY + (YEAR + DAY) / 2;
+    let half = NOW - DAY + u64::midpoint(YEAR, DAY);
     assert!(!is_due(&state, 7 * DAY, half - DAY));
     assert!(is_due(&state, 7 * DAY, half));
     state.active.as_mut().unwrap().not_after = NOW + 40 * DAY;
@@ -770,7 +771,7 @@ fn judge(state: &State, seen: &Seen, now: u64) {
             assert!(count < SLOTS);
         }
         Action::SwitchOver => {
-            assert!(!seen.suspect && listed("sha-b") && state.is_in(Phase::Settling))
+            assert!(!seen.suspect && listed("sha-b") && state.is_in(Phase::Settling));
         }
         Action::Conclude => {
             assert!(!seen.suspect && seen.served.iter().all(|served| served.acknowledged));
