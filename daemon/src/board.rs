@@ -94,6 +94,11 @@ pub enum Order {
         /// Which tunnel.
         tunnel: String,
     },
+    /// Another shared secret for the proxies that dial.
+    RotateSharedSecret {
+        /// Which tunnel.
+        tunnel: String,
+    },
     /// A client certificate of the client CA, for mutual inner TLS.
     IssueClient {
         /// Which tunnel.

@@ -1,4 +1,4 @@
-//! Private keys and their certificates on the disk, each in a file of its own, 0600.
+//! Private keys and their certificates, and shared secrets, on the disk, each in a file of its own, 0600.
 //!
 //! A blob is named by the rotation that made it, which stands in the journal before, so that a crash
 //! leaves at most one key without a record, and the next start finds it under the same name. It is durable
@@ -28,6 +28,8 @@ pub(crate) enum Blob<'a> {
     CaKey(&'a str),
     /// The CA certificate.
     CaCertificate(&'a str),
+    /// A shared secret.
+    Secret(&'a str),
 }
 
 impl Blob<'_> {
@@ -37,6 +39,7 @@ impl Blob<'_> {
             Self::LeafCertificate(id) => format!("leaf-{id}.crt"),
             Self::CaKey(id) => format!("ca-{id}.key"),
             Self::CaCertificate(id) => format!("ca-{id}.crt"),
+            Self::Secret(id) => format!("secret-{id}"),
         }
     }
 }
@@ -100,7 +103,7 @@ impl Custody {
     }
 
     /// Removes what no record names: blobs of server certificates whose rotation was never recorded,
-    /// and files that were not whole. A CA key is never removed for want of a record.
+    /// and files that were not whole. A CA key or a shared secret is never removed for want of a record.
     pub(crate) fn clear(&self, named: &[&str]) -> Result<(), DiskError> {
         let error = |error| DiskError::new("list", &self.directory, error);
         for entry in std::fs::read_dir(&self.directory).map_err(error)? {

@@ -45,6 +45,8 @@ pub enum Kind {
     Policy,
     /// The tunnel token's generations.
     TunnelToken,
+    /// [`crate::rotation::shared_secret`].
+    SharedSecret,
     /// What operators ordered and was not carried out yet.
     Orders,
 }

@@ -58,6 +58,9 @@ pub struct TunnelStatus {
     pub ca_key_unsealed: bool,
     /// What needs a person, one sentence each.
     pub alarms: Vec<String>,
+    /// What proxies dial a `keyward-edge` with, where they do.
+    #[serde(default)]
+    pub shared_secret: Option<SharedSecretStatus>,
     /// Rotations done since the state was made.
     pub rotations: Rotations,
 }
@@ -72,6 +75,9 @@ pub struct Rotations {
     /// Of the tunnel token, by this daemon.
     #[serde(default)]
     pub tunnel_token: u64,
+    /// Of the shared secret: the old one is gone.
+    #[serde(default)]
+    pub shared_secret: u64,
 }
 
 /// The tunnel token, without its value.
@@ -87,6 +93,21 @@ pub struct TokenStatus {
     pub verified_at: Option<u64>,
     /// Rotations by somebody else that were adopted.
     pub foreign_rotations: u64,
+}
+
+/// The shared secret that proxies are told to use, without its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedSecretStatus {
+    /// Of the rotation that made it.
+    pub id: String,
+    /// Lower-case hexadecimal SHA-256 of the value, as the edge lists it.
+    pub sha256: String,
+    /// Number of its publication.
+    pub generation: u64,
+    /// When it was made.
+    pub made_at: u64,
+    /// Phase of its rotation, as in the design: `stable`, `made`, `published`, `quiet`, `archiving` …
+    pub phase: String,
 }
 
 /// One certificate, without anything secret.

@@ -128,8 +128,8 @@ async fn a_noun_that_cannot_be_rotated_is_refused_by_name_with_those_that_can() 
         ("everything", "there is no \"everything\" to rotate"),
     ] {
         let ended = end(&mut keyward(&["rotate", noun])).await;
-        let expected =
-            format!("error: {what}\n  next: rotate one of server-certificate, ca, tunnel-token\n");
+        let nouns = "server-certificate, ca, tunnel-token, shared-secret";
+        let expected = format!("error: {what}\n  next: rotate one of {nouns}\n");
         assert_eq!((ended.code, ended.stderr), (Some(64), expected));
     }
     let ended = end(&mut keyward(&["rotate", "server-certificate", "--trusted"])).await;

@@ -254,7 +254,7 @@ impl Script {
             Order::RotateTunnelToken { .. } => {
                 operation.detail = "the tunnel token ttok_2 is in force".to_owned();
             }
-            Order::RotateServerCertificate { .. } => {
+            Order::RotateServerCertificate { .. } | Order::RotateSharedSecret { .. } => {
                 operation.detail = "generation 2 is in force".to_owned();
             }
             Order::RotateCa { .. } => {

@@ -60,10 +60,10 @@ mod tests {
     #[test]
     fn zsh_and_fish_are_told_the_nouns() {
         let script = |shell| String::from_utf8(script(shell)).unwrap();
-        assert!(script(Shell::Zsh).contains("(server-certificate ca)"));
+        assert!(script(Shell::Zsh).contains("(server-certificate ca tunnel-token shared-secret)"));
         let fish = script(Shell::Fish);
         for line in [
-            "complete -c keyward -n \"__fish_keyward_using_subcommand rotate\" -f -a \"server-certificate ca\"\n",
+            "complete -c keyward -n \"__fish_keyward_using_subcommand rotate\" -f -a \"server-certificate ca tunnel-token shared-secret\"\n",
             "complete -c keyward -n \"__fish_keyward_using_subcommand completions\" -f -a \"bash elvish fish powershell zsh\"\n",
         ] {
             assert!(fish.contains(line), "{fish}");

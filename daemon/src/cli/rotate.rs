@@ -12,7 +12,7 @@ use crate::status::{Operation, OperationState, Status, TunnelStatus};
 /// What is rotated, and how it is told.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// server-certificate, ca or tunnel-token
+    /// server-certificate, ca, tunnel-token or shared-secret
     what: String,
     /// For ca: every verifier holds the standby CA beside the present one, and it is the one with this
     /// fingerprint. Without it the standby CA is printed and nothing is rotated

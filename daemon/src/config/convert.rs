@@ -97,6 +97,10 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
         client_ca: client_ca
             .map(|raw| authority(&key("client_ca"), &raw))
             .transpose()?,
+        shared_secret: remote::shared_secret(
+            &key("shared_secret.quiet"),
+            raw.shared_secret.quiet.as_deref(),
+        )?,
         routes: routes
             .map(|raw| self::routes(&key("routes"), raw))
             .transpose()?,

@@ -89,6 +89,8 @@ fn write_tunnel(out: &mut String, tunnel: &TunnelConfig) -> std::fmt::Result {
         Some(ca) => write_authority(out, "client_ca", ca)?,
         None => writeln!(out, "    client_ca: null # callers need no certificate")?,
     }
+    let quiet = write_duration(tunnel.shared_secret.quiet);
+    writeln!(out, "    shared_secret:\n      quiet: {quiet}")?;
     match &tunnel.routes {
         Some(routes) => write_routes(out, routes)?,
         None => writeln!(out, "    routes: null # the proxy's own file has them")?,

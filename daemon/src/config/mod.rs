@@ -42,6 +42,9 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(7 * DAY);
 /// Life of a CA unless told otherwise: a year, so that the switch is practised.
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(365 * DAY);
 
+/// How long an old shared secret has to be unused unless told otherwise.
+pub const DEFAULT_QUIET: Duration = Duration::from_secs(3600);
+
 /// Calls of the Tunnels API in a minute unless told otherwise.
 pub const DEFAULT_CALLS_PER_MINUTE: u32 = 60;
 
@@ -144,10 +147,19 @@ pub struct TunnelConfig {
     pub ca: AuthorityConfig,
     /// What signs client certificates. Present: mutual inner TLS is required.
     pub client_ca: Option<AuthorityConfig>,
+    /// What proxies dial a `keyward-edge` with.
+    pub shared_secret: SharedSecretConfig,
     /// Policy for proxies with `routes: daemon`. Absent: the proxy's own file has the routes.
     pub routes: Option<BTreeMap<String, control::Route>>,
     /// What rotates without an order.
     pub rotate: RotateConfig,
+}
+
+/// The shared secret of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedSecretConfig {
+    /// How long nobody of ours may have used the old one before it is archived; whole seconds, 0 to 30 days.
+    pub quiet: Duration,
 }
 
 /// Who holds the other side of a tunnel.

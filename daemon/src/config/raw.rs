@@ -68,6 +68,7 @@ pub(super) struct RawTunnel {
     pub(super) ca: RawAuthority,
     pub(super) client_ca: Optional<RawAuthority>,
     pub(super) routes: Optional<BTreeMap<String, RawRoute>>,
+    pub(super) shared_secret: RawSharedSecret,
     pub(super) rotate: RawRotate,
 }
 
@@ -81,6 +82,12 @@ pub(super) struct RawRotate {
     pub(super) window: Option<String>,
     pub(super) freeze: Vec<String>,
     pub(super) timezone: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSharedSecret {
+    pub(super) quiet: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,10 +1,18 @@
 //! What the file says about the other side of tunnels.
 
+use std::time::Duration;
+
 use process::Failure;
 
 use super::convert::missing;
 use super::raw::RawApi;
-use super::{ApiConfig, Connector, DEFAULT_CALLS_PER_MINUTE, Provider};
+use super::{
+    ApiConfig, Connector, DEFAULT_CALLS_PER_MINUTE, DEFAULT_QUIET, Provider, SharedSecretConfig,
+    parse_duration,
+};
+
+/// An old shared secret that stays for longer than this is not rotated.
+const LONGEST_QUIET: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) fn api(raw: RawApi) -> Result<ApiConfig, Failure> {
     if let Some(url) = &raw.url {
@@ -74,4 +82,18 @@ pub(super) fn connector(key: &str, text: Option<&str>) -> Result<Connector, Fail
         Failure::config(format!("{key} is {text:?}"))
             .next(format!("write one of {}", names.join(", ")))
     })
+}
+
+pub(super) fn shared_secret(key: &str, text: Option<&str>) -> Result<SharedSecretConfig, Failure> {
+    let Some(text) = text else {
+        return Ok(SharedSecretConfig {
+            quiet: DEFAULT_QUIET,
+        });
+    };
+    let wrong = || Failure::config(format!("{key} is {text:?}"));
+    let quiet = parse_duration(text).map_err(|error| wrong().next(error.to_string()))?;
+    if quiet > LONGEST_QUIET || quiet.subsec_nanos() != 0 {
+        return Err(wrong().next("write whole seconds, from 0s to 30d"));
+    }
+    Ok(SharedSecretConfig { quiet })
 }

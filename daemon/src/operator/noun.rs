@@ -57,7 +57,10 @@ impl Noun {
 
     /// Whether this version can rotate it.
     pub fn rotates(self) -> bool {
-        matches!(self, Self::ServerCertificate | Self::Ca | Self::TunnelToken)
+        matches!(
+            self,
+            Self::ServerCertificate | Self::Ca | Self::TunnelToken | Self::SharedSecret
+        )
     }
 
     /// The nouns that this version can rotate.

@@ -224,6 +224,7 @@ impl Desk {
             }),
             Noun::ServerCertificate => Ok(Order::RotateServerCertificate { tunnel }),
             Noun::TunnelToken => Ok(Order::RotateTunnelToken { tunnel }),
+            Noun::SharedSecret => Ok(Order::RotateSharedSecret { tunnel }),
             _ => Err(unsupported()),
         }
     }

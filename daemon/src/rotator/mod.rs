@@ -19,6 +19,7 @@ mod pending;
 mod recover;
 mod remote;
 mod report;
+mod secret;
 mod token;
 mod tunnel;
 

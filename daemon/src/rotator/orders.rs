@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use pki::ClientProfile;
 use tokio::sync::oneshot;
 
-use super::pending::{Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, ROTATE_TUNNEL_TOKEN, running};
+use super::pending::{
+    Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, ROTATE_SHARED_SECRET, ROTATE_TUNNEL_TOKEN,
+    running,
+};
 use super::tunnel::{Desk, SIGNER, StepError, Tunnel};
 use crate::board::{Fault, Order, Refusal, Request};
 use crate::rotation::Witness;
@@ -94,6 +97,7 @@ pub(super) fn take(
         Order::RotateServerCertificate { tunnel }
         | Order::RotateCa { tunnel, .. }
         | Order::RotateTunnelToken { tunnel }
+        | Order::RotateSharedSecret { tunnel }
         | Order::IssueClient { tunnel, .. } => tunnel,
     };
     let outcome = match tunnels.get_mut(name) {
@@ -146,6 +150,15 @@ impl Tunnel {
                 self.token_order = Some(ordered.clone());
                 self.promise(desk, ROTATE_TUNNEL_TOKEN, &ordered)
             }
+            Order::RotateSharedSecret { .. } => {
+                self.refuse_secret()?;
+                if let Some(running) = &self.secret_order {
+                    return Err(already(running));
+                }
+                let ordered = Ordered::new(desk.moment, actor);
+                self.secret_order = Some(ordered.clone());
+                self.promise(desk, ROTATE_SHARED_SECRET, &ordered)
+            }
             Order::IssueClient {
                 name,
                 csr,
@@ -174,6 +187,7 @@ impl Tunnel {
             self.leaf_order.take_if(is_it);
             self.ca_order.take_if(is_it);
             self.token_order.take_if(is_it);
+            self.secret_order.take_if(is_it);
             return Err(refusal(
                 format!(
                     "the order cannot be recorded: {}",
@@ -189,6 +203,9 @@ impl Tunnel {
         }
         if what == ROTATE_TUNNEL_TOKEN {
             self.token_now.pace.reset();
+        }
+        if what == ROTATE_SHARED_SECRET {
+            self.shared.retry();
         }
         let operation = running(&self.name, what, ordered, "taken");
         desk.operations.add(operation.clone());
@@ -331,7 +348,7 @@ impl Tunnel {
     }
 
     /// Why an order ends before what it asked for, and what becomes of that.
-    fn failure_of(&self, ordered: &Ordered) -> String {
+    pub(super) fn failure_of(&self, ordered: &Ordered) -> String {
         let troubles: Vec<&str> = self.facts.troubles.values().map(String::as_str).collect();
         let why = if troubles.is_empty() {
             "it failed".to_owned()

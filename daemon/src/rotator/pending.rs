@@ -19,6 +19,8 @@ pub(super) const ROTATE_SERVER_CERTIFICATE: &str = "rotate server-certificate";
 pub(super) const ROTATE_CA: &str = "rotate ca";
 /// How an order for another tunnel token is called.
 pub(super) const ROTATE_TUNNEL_TOKEN: &str = "rotate tunnel-token";
+/// How an order for another shared secret is called.
+pub(super) const ROTATE_SHARED_SECRET: &str = "rotate shared-secret";
 
 /// An order that was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub(super) struct Orders {
     ca: Option<Ordered>,
     #[serde(default)]
     token: Option<Ordered>,
+    #[serde(default)]
+    secret: Option<Ordered>,
 }
 
 impl Ordered {
@@ -59,7 +63,7 @@ impl Ordered {
     }
 
     /// What began after the record with number `noted` began for it.
-    fn attach<'a>(
+    pub(super) fn attach<'a>(
         &mut self,
         mut records: impl DoubleEndedIterator<Item = &'a Record>,
         noted: u64,
@@ -94,12 +98,14 @@ impl Tunnel {
             leaf: self.leaf_order.clone(),
             ca: self.ca_order.clone(),
             token: self.token_order.clone(),
+            secret: self.secret_order.clone(),
         };
         if orders == self.orders_noted {
             return Ok(());
         }
         let ordered = orders.leaf.as_ref().or(orders.ca.as_ref());
         let ordered = ordered.or(orders.token.as_ref());
+        let ordered = ordered.or(orders.secret.as_ref());
         let entry = Entry {
             rotation_id: ordered
                 .and_then(|one| one.rotation.clone())
@@ -132,6 +138,7 @@ impl Tunnel {
             mut leaf,
             mut ca,
             token,
+            secret,
         } = orders;
         let leaves = || journal.recent(&self.name, Kind::ServerCertificate);
         let cas = || journal.recent(&self.name, Kind::Ca);
@@ -168,6 +175,7 @@ impl Tunnel {
         self.leaf_order = leaf;
         self.ca_order = ca;
         self.resume_token_order(journal, operations, token, record.seq, moment);
+        self.resume_secret_order(journal, operations, (secret, record.seq), moment);
     }
 
     fn resume_token_order(
@@ -197,9 +205,9 @@ impl Tunnel {
     }
 }
 
-const TAKEN_UP: &str = "taken up again after a restart of the daemon";
+pub(super) const TAKEN_UP: &str = "taken up again after a restart of the daemon";
 
-fn end(operations: &mut Operations, ordered: &Ordered, done: bool, moment: Moment) {
+pub(super) fn end(operations: &mut Operations, ordered: &Ordered, done: bool, moment: Moment) {
     let (state, detail) = if done {
         (
             OperationState::Done,

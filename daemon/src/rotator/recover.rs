@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::ca::load;
 use super::pending::Orders;
 use super::remote::Remote;
+use super::secret::Shared;
 use super::token::Token;
 use super::tunnel::{Facts, Pace, Tunnel};
 use super::{Moment, adopt, ca, unix};
@@ -75,6 +76,8 @@ fn resume(
         .transpose()
         .map_err(failure)?;
     let contents = store.read()?;
+    let shared = state(journal, place.name, Kind::SharedSecret)?;
+    let shared = Shared::resume(shared, &custody).map_err(failure)?;
     refuse_domain(config, &contents)?;
     let facts = Facts {
         floor: served.as_ref().map_or(0, Served::generation),
@@ -102,9 +105,11 @@ fn resume(
         ca_pace: Pace::default(),
         remote: Remote::default(),
         token_now: Token::default(),
+        shared,
         leaf_order: None,
         ca_order: None,
         token_order: None,
+        secret_order: None,
         orders_noted: Orders::default(),
     };
     Ok((tunnel, contents))

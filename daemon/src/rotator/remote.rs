@@ -29,8 +29,9 @@ impl Tunnel {
         match told.ask.lane {
             Lane::Tunnel => self.told_tunnel(desk, told),
             Lane::Token => self.told_token(desk, told),
+            Lane::Secret => self.told_secret(desk, told),
             // Nobody asks these yet.
-            Lane::Ca | Lane::Secret => {}
+            Lane::Ca => {}
         }
     }
 

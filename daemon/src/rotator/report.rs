@@ -64,10 +64,12 @@ impl Tunnel {
             tunnel_token: self.token_status(),
             ca_key_unsealed: true,
             alarms: self.alarms(replicas, moment),
+            shared_secret: self.secret_status(),
             rotations: Rotations {
                 server_certificate: self.leaf.done,
                 ca: self.ca.done,
                 tunnel_token: self.token.done,
+                shared_secret: self.shared.state.done,
             },
         }
     }
@@ -127,6 +129,7 @@ impl Tunnel {
         alarms.extend(self.refused_policies(replicas));
         alarms.extend(self.refused_tokens(replicas));
         alarms.extend(self.token_alarms(replicas, moment));
+        alarms.extend(self.secret_alarms(replicas, moment));
         alarms.extend(self.facts.conflict.clone());
         alarms.extend(self.facts.troubles.values().cloned());
         match &self.leaf.serving {

@@ -12,6 +12,7 @@ mod client_ca;
 mod crash;
 mod orders;
 mod remote;
+mod secret;
 mod store;
 mod switch;
 mod times;

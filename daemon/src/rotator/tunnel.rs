@@ -11,6 +11,7 @@ use super::calls::Calls;
 use super::orders::Operations;
 use super::pending::{Ordered, Orders};
 use super::remote::Remote;
+use super::secret::Shared;
 use super::token::Token;
 use super::{Moment, TICK};
 use crate::board::{Board, Publication, Replica, Replicas};
@@ -59,9 +60,12 @@ pub(super) struct Tunnel {
     /// The other side.
     pub(super) remote: Remote,
     pub(super) token_now: Token,
+    /// What proxies dial with.
+    pub(super) shared: Shared,
     pub(super) leaf_order: Option<Ordered>,
     pub(super) ca_order: Option<Ordered>,
     pub(super) token_order: Option<Ordered>,
+    pub(super) secret_order: Option<Ordered>,
     /// They as the journal has them.
     pub(super) orders_noted: Orders,
 }
@@ -112,7 +116,7 @@ impl Pace {
         *self = Self::default();
     }
 
-    fn left(&self, boot: Duration) -> Duration {
+    pub(super) fn left(&self, boot: Duration) -> Duration {
         self.until
             .map_or(TICK, |until| until.saturating_sub(boot))
             .max(Duration::from_millis(10))
@@ -221,6 +225,7 @@ impl Tunnel {
         pause = pause.min(Duration::from_secs(
             until.saturating_sub(desk.moment.unix()),
         ));
+        pause = pause.min(self.step_secret(desk));
         self.settle_orders(desk, &witnesses);
         if let Err(error) = self.note_orders(desk) {
             // Tried again in each turn; if it never works a carried out order is looked at once more.
@@ -263,17 +268,12 @@ impl Tunnel {
         resource: control::Resource,
     ) -> (Vec<Witness>, Vec<String>) {
         let resource = (self.name.clone(), resource);
-        // A clock that was set back makes it lie in the future, and counts as well.
-        let is_forgotten = |replica: &Replica| {
-            let silent = moment.wall.duration_since(replica.last_heard);
-            silent.is_ok_and(|silent| silent >= REPLICA_GRACE)
-        };
         let (mut here, mut gone) = (Vec::new(), Vec::new());
         for (name, replica) in replicas {
             if replica.role != role || !replica.tunnels.contains(&self.name) {
                 continue;
             }
-            if !replica.connected && (replica.left || is_forgotten(replica)) {
+            if !is_in_service(replica, moment.wall) {
                 gone.push(name.clone());
                 continue;
             }
@@ -330,6 +330,14 @@ impl Tunnel {
             tracing::info!(tunnel = self.name, topic, "step works again");
         }
     }
+}
+
+/// Whether a replica is there, or went without a farewell a short while ago.
+pub(super) fn is_in_service(replica: &Replica, wall: SystemTime) -> bool {
+    // A clock that was set back makes it lie in the future, and counts as well.
+    let silent = wall.duration_since(replica.last_heard);
+    let is_forgotten = silent.is_ok_and(|silent| silent >= REPLICA_GRACE);
+    replica.connected || !replica.left && !is_forgotten
 }
 
 /// A name for a new rotation.
