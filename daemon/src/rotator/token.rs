@@ -10,9 +10,9 @@ use std::time::Duration;
 use control::{Resource, Role, Secret};
 use pki::Fingerprint;
 
-use super::Moment;
 use super::pending::Ordered;
 use super::tunnel::{Desk, Pace, StepError, Tunnel, fresh_id};
+use super::{Moment, TICK};
 use crate::board::Replicas;
 use crate::config::Connector;
 use crate::connector::is_documented;
@@ -98,7 +98,7 @@ impl Tunnel {
                 }
             }
         }
-        now
+        now + TICK.as_secs()
     }
 
     /// What everybody may know of it.
