@@ -534,7 +534,7 @@ fn connectors_that_do_not_follow_are_named_and_the_order_ends_without_them() {
 #[test]
 fn a_full_disk_rotates_nothing_and_loses_nothing() {
     let mut calls = 0;
-    for steps in 0..12 {
+    for steps in 0..40 {
         let mut world = World::remote("");
         let mut other = Other::default();
         {
