@@ -344,6 +344,7 @@ fn a_proxy_that_has_not_followed_keeps_the_old_one_and_a_restart_does_not_forget
     drop(engine);
     world.board.replicas.send_replace(Replicas::new());
     let mut engine = world.start();
+    world.pass(60);
     world.dial("p", 0);
     world.step(&mut edge, &mut engine);
     world.follow(&mut edge, "p");
