@@ -394,4 +394,25 @@ mod tests {
         assert!(!format!("{error} {error:?} {settings:?}").contains("canary"));
         assert!(error.to_string().starts_with("HTTPS_PROXY"), "{error}");
     }
+
+    #[tokio::test]
+    async fn no_error_has_the_query() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let mute = std::thread::spawn(move || drop(listener.accept()));
+        let http = Http::new(HttpSettings::default()).unwrap();
+        for is_there in [true, false] {
+            let call = Call {
+                url: &address,
+                query: &[("secret", "canary")],
+                headers: &[],
+                verb: Verb::Get,
+            };
+            let error = http.call(call).await.err().unwrap();
+            assert_eq!(matches!(error, HttpError::Unknown { .. }), is_there);
+            let told = format!("{error:?} {}", process::Chain(&error));
+            assert!(!told.contains("canary"), "{told}");
+        }
+        mute.join().unwrap();
+    }
 }

@@ -8,7 +8,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::stand::EDGE;
-use super::world::{World, program, sha256};
+use super::world::{Signer, URL, World, program, sha256};
 use crate::rig::until;
 
 #[tokio::test]
@@ -158,4 +158,41 @@ async fn a_list_of_autonomous_systems_is_refused_where_an_edge_has_no_table_of_t
         .logs("access by asns lets nobody in here", 1)
         .await;
     assert!(world.edge.log().contains(&id));
+}
+
+#[tokio::test]
+async fn an_issuer_takes_the_algorithms_that_are_named_and_a_wide_rule_is_warned_of() {
+    let world = World::start().await;
+    let signer = Signer::new();
+    let keys = world.write("ci.jwks", &signer.jwks().to_string());
+    for (name, algorithm, status) in [("good", "ES256", 200), ("bad", "RS256", 401)] {
+        let words = ["issuer", "add", "--name", name, "--url", URL];
+        let more = ["--jwks-file", &keys, "--accept-algorithm", algorithm];
+        let issuer = world.command(&[&words[..], &more].concat()).await;
+        let issuer = issuer["id"].as_str().unwrap();
+        let words = ["rule", "add", "--name", name, "--issuer", issuer];
+        let more = ["--audience", "edge", "--subject", "repo:acme/*"];
+        let rule = world.command(&[&words[..], &more].concat()).await;
+        let warning = rule["warnings"][0].as_str().unwrap();
+        assert!(
+            warning.contains("takes everybody under repo:acme/"),
+            "{warning}"
+        );
+        let claims = json!({"iss": URL, "aud": "edge", "sub": "repo:acme/x", "jti": algorithm});
+        let (rule, token) = (rule["id"].as_str().unwrap(), signer.sign(&claims));
+        let (answered, said) = world.exchange_at(world.address, rule, &token).await;
+        assert_eq!(answered, status, "{algorithm}: {said}");
+    }
+    // Whatever came of it, the audit log has what tells the tokens apart, and not what is in them.
+    let rows = world.command(&["audit", "--limit", "20"]).await.to_string();
+    for used in ["ES256", "RS256"] {
+        assert!(
+            rows.contains(&format!("jti {}", sha256(used))),
+            "{used}: {rows}"
+        );
+    }
+    assert!(
+        rows.contains("alg is ES256, this issuer's may be RS256"),
+        "{rows}"
+    );
 }

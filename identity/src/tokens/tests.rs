@@ -31,6 +31,15 @@ struct Shop {
 
 impl Shop {
     fn new(claims: &serde_json::Value, failing: &'static [usize]) -> Self {
+        Self::at_address(claims, failing, None)
+    }
+
+    /// `address`: where tokens are bought, if it is not the shop.
+    fn at_address(
+        claims: &serde_json::Value,
+        failing: &'static [usize],
+        address: Option<String>,
+    ) -> Self {
         let server = Server::start(move |number| {
             let answer = json!({"access_token": format!("t{number}"), "token_type": "Bearer", "expires_in": 600});
             if failing.contains(&number) {
@@ -48,7 +57,7 @@ impl Shop {
             true,
         );
         let federation = Federation {
-            url: server.url.clone(),
+            url: address.unwrap_or_else(|| server.url.clone()),
             rule: "fdrl_1".to_owned(),
             organization: None,
             service_account: None,
@@ -107,6 +116,33 @@ async fn many_callers_buy_once() {
     assert!(Arc::ptr_eq(&a.unwrap(), &b.unwrap()));
     assert_eq!(c.unwrap().token.expose(), "t0");
     assert_eq!(shop.server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn of_many_callers_one_renews_and_the_others_go_on_with_what_there_is() {
+    let shop = Shop::new(&json!({}), &[]);
+    assert_eq!(shop.at(0).await.unwrap(), "t0");
+    let [a, b, c] = [480; 3].map(|seconds| shop.at(seconds));
+    let (a, b, c) = tokio::join!(a, b, c);
+    let mut got = [a, b, c].map(Result::unwrap);
+    got.sort();
+    assert_eq!(got, ["t0", "t0", "t1"]);
+    assert_eq!(shop.server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn an_assertion_that_never_left_is_as_good_as_before() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let shop = Shop::at_address(&json!({"jti": "1"}), &[], Some(closed));
+    for seconds in 0..2 {
+        let error = shop.at(seconds).await.unwrap_err();
+        assert!(
+            matches!(error, TokenError::Exchange(ExchangeError::NotSent(_))),
+            "{error:?}"
+        );
+    }
 }
 
 #[tokio::test]

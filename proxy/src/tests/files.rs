@@ -432,6 +432,28 @@ async fn the_channel_wins_over_files_for_good() {
 
 /// A proxy whose file names no tunnel gives plain files a name of its own; the domain is what they share.
 #[tokio::test]
+async fn what_comes_after_files_takes_their_place_whatever_its_domain_is() {
+    const OTHER: &str = "other.example";
+    for source in [Source::Channel, Source::Directory] {
+        let (ca, mut stand) = (Ca::new(), Stand::new().await);
+        stand.point(&stand.directory("gen", &ca.leaf()));
+        assert_eq!(stand.look().await, 1);
+        let day = Duration::from_secs(24 * 3600);
+        let other = Credential {
+            tunnel: "other".to_owned(),
+            tunnel_domain: OTHER.to_owned(),
+            leaf: ca.leaf_for(OTHER, stand.proxy.clock.wall(), day),
+            ..ca.credential(3)
+        };
+        let published = stand.proxy.credentials.offer(&other, source);
+        published.unwrap_or_else(|refused| panic!("{refused}"));
+        let current = stand.proxy.credentials.current();
+        let names: Vec<_> = current.iter().map(|one| &*one.tunnel.name).collect();
+        assert_eq!(names, ["other"]);
+    }
+}
+
+#[tokio::test]
 async fn files_replace_those_of_another_writer_whatever_the_tunnel_is_called() {
     let (ca, mut stand) = (Ca::new(), Stand::unnamed().await);
     let caller = Caller::new(&[&ca]);

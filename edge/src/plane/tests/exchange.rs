@@ -25,6 +25,7 @@ on_both!(
     the_life_of_a_token_is_bounded_by_rule_and_assertion,
     rfc_8693_goes_by_the_same_rules_and_answers_in_its_own_form,
     exchanges_are_limited_by_source_and_by_rule_before_any_signature,
+    a_token_of_another_organization_is_not_sold,
     a_flood_of_exchanges_under_a_rule_locks_nobody_out_of_it,
 );
 
@@ -67,6 +68,19 @@ async fn an_assertion_buys_a_token_as_documented(stage: Stage) {
         row.actor,
         format!("rule:{}:system:serviceaccount:mcp:setup", served.rule.id)
     );
+}
+
+async fn a_token_of_another_organization_is_not_sold(stage: Stage) {
+    let served = Served::new(stage).await;
+    let assertion = served.assertion("a");
+    let body = served.exchange(&assertion);
+    let own = "0d9e9b52-8f0e-4c6e-9a55-7f4b6e1c2a10";
+    let other = body.replace(own, "elsewhere");
+    let denied = served.send(Method::POST, "/v1/oauth/token", &[], &other);
+    assert_eq!(denied.await.status, 401);
+    let reason = refusal(&served).await;
+    assert!(reason.contains("elsewhere"), "{reason}");
+    assert_eq!(served.buy(&assertion).await.status, 200);
 }
 
 async fn every_denial_is_the_same_answer_and_its_reason_is_in_the_audit_log(stage: Stage) {
@@ -360,10 +374,12 @@ async fn exchanges_are_limited_by_source_and_by_rule_before_any_signature(stage:
     }
     assert_eq!(served.buy_from([192, 0, 2, 3], &good).await, 429);
     assert_eq!(served.buy(&good).await.status, 429, "the rule's are used");
-    served.rule.id = "fdrl_0".to_owned();
-    for _ in 0..2 {
+    for rule in ["fdrl_0", "fdrl_1"] {
+        rule.clone_into(&mut served.rule.id);
         assert_eq!(served.buy("x").await.status, 401);
     }
+    // A rule of which nothing is used.
+    "fdrl_2".clone_into(&mut served.rule.id);
     let stopped = served.buy(&good).await;
     assert_eq!(stopped.status, 429, "the source's six are used");
     assert_eq!(stopped.headers["retry-after"], "10");

@@ -124,7 +124,7 @@ impl Served {
         self.plane.answer(request, peer).await.status()
     }
 
-    fn exchange(&self, assertion: &str) -> String {
+    pub(super) fn exchange(&self, assertion: &str) -> String {
         let body = serde_json::json!({
             "grant_type": api::grant::JWT_BEARER,
             "assertion": assertion,
