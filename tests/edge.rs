@@ -28,6 +28,7 @@ mod hostile;
 mod hostile_edge;
 mod identity;
 mod init;
+mod kept_ca;
 mod kept_secret;
 mod kept_token;
 mod keys;

@@ -88,6 +88,8 @@ pub enum Order {
         trusted: bool,
         /// SHA-256 of the standby CA that they hold, if the operator named it.
         standby: Option<String>,
+        /// The rotation in flight need not wait for proof that callers take the new CA.
+        accept_unproven: bool,
     },
     /// Another tunnel token, once.
     RotateTunnelToken {

@@ -50,22 +50,19 @@ pub struct Terms {
     pub ca_certificates: Vec<String>,
     /// PEM; empty: no client certificate is asked for.
     pub client_ca_certificates: Vec<String>,
+    /// For callers who do not know the CA of the pair yet.
+    pub fallback: Option<Linted>,
 }
 
 impl LintedCredential {
     /// Puts a pair that may be published into a message.
     pub fn new(linted: Linted, terms: Terms) -> Self {
-        let pair = linted.pair();
         let message = Credential {
             tunnel: terms.tunnel,
             generation: terms.generation,
             tunnel_domain: terms.tunnel_domain,
-            leaf: control::Leaf {
-                chain: pair.chain_pem(),
-                key: Secret::new(String::clone(&pair.key_pem())),
-                not_after: pair.certificate().validity().not_after_unix(),
-            },
-            fallback: None,
+            leaf: leaf(&linted),
+            fallback: terms.fallback.as_ref().map(leaf),
             canary_share: None,
             ca_certificates: terms.ca_certificates,
             client_ca_certificates: terms.client_ca_certificates,
@@ -87,6 +84,15 @@ impl LintedCredential {
     /// Lower-case hexadecimal SHA-256 of the server certificate, as subscribers call it.
     pub fn leaf_sha256(&self) -> String {
         self.linted.certificate().fingerprint().to_string()
+    }
+}
+
+fn leaf(linted: &Linted) -> control::Leaf {
+    let pair = linted.pair();
+    control::Leaf {
+        chain: pair.chain_pem(),
+        key: Secret::new(String::clone(&pair.key_pem())),
+        not_after: pair.certificate().validity().not_after_unix(),
     }
 }
 

@@ -250,6 +250,29 @@ fn rotations(page: &mut Exposition, status: &Status) {
             ];
             page.sample("keyward_rotation_phase", &labels, 1);
         }
+        if let Some(slots) = &one.ca_slots {
+            let phase = slots.phase.as_str();
+            let labels = [
+                ("tunnel", tunnel.as_str()),
+                ("kind", "ca"),
+                ("phase", phase),
+            ];
+            page.sample("keyward_rotation_phase", &labels, 1);
+        }
+    }
+    page.family(
+        "keyward_ca_slots_used",
+        "gauge",
+        "Slots of the remote that hold a CA, of two.",
+    );
+    for (tunnel, one) in &status.tunnels {
+        if let Some(used) = one.ca_slots.as_ref().and_then(|slots| slots.used) {
+            page.sample(
+                "keyward_ca_slots_used",
+                &[("tunnel", tunnel.as_str())],
+                used,
+            );
+        }
     }
     page.family(
         "keyward_issuance_total",

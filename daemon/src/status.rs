@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rotation::slots::Grade;
+
 /// Everything that may be known without being asked who one is. Times are Unix seconds, UTC.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -49,6 +51,9 @@ pub struct TunnelStatus {
     pub ca: Option<CertificateStatus>,
     /// The CA that will sign next; its PEM is what verifiers have to hold before `rotate ca`.
     pub standby_ca: Option<CertificateStatus>,
+    /// The remote's slots for the CA and its successor, where the remote can be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_slots: Option<SlotsStatus>,
     /// The CA for client certificates, where mutual inner TLS is on.
     pub client_ca: Option<CertificateStatus>,
     /// What connectors dial with, where there is one.
@@ -63,6 +68,22 @@ pub struct TunnelStatus {
     pub shared_secret: Option<SharedSecretStatus>,
     /// Rotations done since the state was made.
     pub rotations: Rotations,
+}
+
+/// Where the CAs of a tunnel are registered, and how far a rotation of them is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsStatus {
+    /// Of two, as last listed. Absent: not asked yet.
+    pub used: Option<usize>,
+    /// `stable`, `registering`, `settling`, `switched`, `archiving`, `archived`, `rolling_back`.
+    pub phase: String,
+    /// When a phase of a rotation began.
+    pub since: Option<u64>,
+    /// How well it is known that callers take the new CA, by replica in service: `settled`, `observed`, `probed`. Absent: it
+    /// does not sign yet.
+    pub proof: BTreeMap<String, Option<Grade>>,
+    /// Who decided that the CA before is archived without proof.
+    pub accepted_by: Option<String>,
 }
 
 /// How many rotations are done.

@@ -89,6 +89,7 @@ async fn the_standby_that_the_verifiers_hold_can_be_named() {
             tunnel: "main".to_owned(),
             trusted: true,
             standby,
+            accept_unproven: false,
         };
         assert_eq!(*desk.orders.borrow(), vec![order]);
     }

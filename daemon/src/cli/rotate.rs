@@ -14,14 +14,18 @@ use crate::status::{Operation, OperationState, Status, TunnelStatus};
 pub(super) struct Arguments {
     /// server-certificate, ca, tunnel-token or shared-secret
     what: String,
-    /// For ca: every verifier holds the standby CA beside the present one, and it is the one with this
-    /// fingerprint. Without it the standby CA is printed and nothing is rotated
+    /// For ca of a tunnel that is handled by hand: every verifier holds the standby CA beside the present one, and it
+    /// is the one with this fingerprint. Without it the standby CA is printed and nothing is rotated
     #[arg(long, value_name = "SHA256", require_equals = true)]
     #[allow(
         clippy::option_option,
         reason = "how clap spells an option whose value may be left out"
     )]
     trusted: Option<Option<String>>,
+    /// For ca of a tunnel of the Tunnels API: the rotation in flight archives the CA before without waiting for proof
+    /// that callers take the new one
+    #[arg(long)]
+    accept_unproven: bool,
     /// Of which tunnel; may be left out where there is only one
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     tunnel: Option<String>,
@@ -39,9 +43,21 @@ pub(super) async fn rotate(arguments: &Arguments, tasks: &Tasks) -> Result<(), E
             .next(format!("leave it out: keyward rotate {noun}"))
             .into());
     }
+    if noun != Noun::Ca && arguments.accept_unproven {
+        return Err(
+            Failure::new(Exit::Usage, "--accept-unproven is about the CA alone")
+                .next(format!("leave it out: keyward rotate {noun}"))
+                .into(),
+        );
+    }
     let client = arguments.target.client(tasks);
     if noun == Noun::Ca && arguments.trusted.is_none() {
-        return Err(standby(arguments, &client.status().await?));
+        let status = client.status().await?;
+        let found = tunnel(arguments, &status);
+        // Where the remote can be asked, it is told, and nobody has to assert anything.
+        if !found.is_ok_and(|(_, tunnel)| tunnel.ca_slots.is_some()) {
+            return Err(standby(arguments, &status));
+        }
     }
     // Listen first, so that no step is missed.
     let mut events = client.events().await?;
@@ -51,6 +67,7 @@ pub(super) async fn rotate(arguments: &Arguments, tasks: &Tasks) -> Result<(), E
             tunnel: arguments.tunnel.clone(),
             trusted: arguments.trusted.is_some(),
             standby: arguments.trusted.clone().flatten(),
+            accept_unproven: arguments.accept_unproven,
         })
         .await?;
     if !arguments.json {

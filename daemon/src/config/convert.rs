@@ -12,9 +12,9 @@ use super::raw::{RawAuthority, RawConfig, RawControl, RawRoute, RawServerCertifi
 use super::{
     AuthorityConfig, CA_MARGIN, Config, ControlListener, DEFAULT_CA_LIFETIME,
     DEFAULT_CONTROL_SOCKET, DEFAULT_HEALTH, DEFAULT_LEAF_LIFETIME, DEFAULT_OPERATOR_SOCKET,
-    DEFAULT_STATE, DEFAULT_SUBSCRIBERS, Group, HealthListener, LONGEST_CA, LONGEST_LEAF,
-    OperatorListener, SHORTEST_LEAF, ServerCertificateConfig, TunnelConfig, parse_duration, places,
-    remote, rotate, write_duration,
+    DEFAULT_SETTLE, DEFAULT_STATE, DEFAULT_SUBSCRIBERS, Group, HealthListener, LONGEST_CA,
+    LONGEST_LEAF, LONGEST_SETTLE, OperatorListener, SHORTEST_LEAF, ServerCertificateConfig,
+    TunnelConfig, parse_duration, places, remote, rotate, write_duration,
 };
 
 pub(super) fn config(raw: RawConfig) -> Result<Config, Failure> {
@@ -95,7 +95,7 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
         server_certificate: server_certificate(&key("server_certificate"), raw.server_certificate)?,
         ca: authority(&key("ca"), &raw.ca)?,
         client_ca: client_ca
-            .map(|raw| authority(&key("client_ca"), &raw))
+            .map(|raw| client_authority(&key("client_ca"), &raw))
             .transpose()?,
         shared_secret: remote::shared_secret(
             &key("shared_secret.quiet"),
@@ -195,7 +195,30 @@ fn authority(key: &str, raw: &RawAuthority) -> Result<AuthorityConfig, Failure> 
         )?,
         algorithm: algorithm(key, raw.algorithm.as_deref())?,
         constrained: raw.constrained,
+        settle: settle(key, raw.settle.as_deref())?,
     })
+}
+
+/// Nobody registers it anywhere.
+fn client_authority(key: &str, raw: &RawAuthority) -> Result<AuthorityConfig, Failure> {
+    if raw.settle.is_some() {
+        return Err(Failure::config(format!("{key}.settle has no meaning"))
+            .next("leave it out, or write it below ca:"));
+    }
+    authority(key, raw)
+}
+
+fn settle(key: &str, text: Option<&str>) -> Result<Duration, Failure> {
+    let Some(text) = text else {
+        return Ok(DEFAULT_SETTLE);
+    };
+    let wrong = || Failure::config(format!("{key}.settle is {text:?}"));
+    let settle = parse_duration(text).map_err(|error| wrong().next(error.to_string()))?;
+    if settle > LONGEST_SETTLE {
+        let longest = write_duration(LONGEST_SETTLE);
+        return Err(wrong().next(format!("write something from 0s to {longest}")));
+    }
+    Ok(settle)
 }
 
 fn lifetime(

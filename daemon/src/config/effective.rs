@@ -113,7 +113,11 @@ fn write_authority(out: &mut String, key: &str, ca: AuthorityConfig) -> std::fmt
     writeln!(out, "    {key}:")?;
     writeln!(out, "      lifetime: {}", write_duration(ca.lifetime))?;
     writeln!(out, "      algorithm: {}", ca.algorithm)?;
-    writeln!(out, "      constrained: {}", ca.constrained)
+    writeln!(out, "      constrained: {}", ca.constrained)?;
+    if key == "ca" {
+        writeln!(out, "      settle: {}", write_duration(ca.settle))?;
+    }
+    Ok(())
 }
 
 /// Sentences for a person.

@@ -44,10 +44,14 @@ pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(365 * DAY);
 
 /// How long an old shared secret has to be unused unless told otherwise.
 pub const DEFAULT_QUIET: Duration = Duration::from_secs(3600);
+/// Time for verifiers to learn a new CA unless told otherwise, as for JWKS.
+pub const DEFAULT_SETTLE: Duration = Duration::from_secs(900);
 
 /// Calls of the Tunnels API in a minute unless told otherwise.
 pub const DEFAULT_CALLS_PER_MINUTE: u32 = 60;
 
+/// Longest time for verifiers to learn a new CA: what does not sign within a day is rolled back.
+pub(crate) const LONGEST_SETTLE: Duration = Duration::from_secs(DAY / 2);
 /// Shortest life of a server certificate: below it the renewal itself would be the load.
 pub(crate) const SHORTEST_LEAF: Duration = Duration::from_secs(60);
 /// Longest life of a server certificate, as the web's own limit until 2026.
@@ -230,6 +234,8 @@ pub struct AuthorityConfig {
     pub algorithm: Algorithm,
     /// With name constraints and path length 0: less for a thief, if the verifier accepts them.
     pub constrained: bool,
+    /// Until every verifier knows a CA that the remote lists; of tunnels of `tunnels_api` only.
+    pub settle: Duration,
 }
 
 impl Config {

@@ -102,6 +102,7 @@ pub(super) struct RawServerCertificate {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawAuthority {
     pub(super) lifetime: Option<String>,
+    pub(super) settle: Option<String>,
     pub(super) algorithm: Option<String>,
     pub(super) constrained: bool,
 }

@@ -30,7 +30,7 @@ tunnels:
     store: dir:/tmp/store
     serve_dir: /tmp/served
     server_certificate: { lifetime: 2160h, algorithm: rsa-2048, extra_names: ['127.0.0.1', '*.b.abcd1234.tunnel.example.com'] }
-    ca: { lifetime: 1825d, algorithm: ecdsa-p384, constrained: true }
+    ca: { lifetime: 1825d, algorithm: ecdsa-p384, constrained: true, settle: 0s }
     client_ca: { lifetime: 30d }
     routes:
       docs: http://127.0.0.1:8000
@@ -83,7 +83,7 @@ fn every_key_is_understood() {
     assert_eq!(tunnel.server_certificate.lifetime.as_secs(), 2160 * 3600);
     assert_eq!(tunnel.server_certificate.algorithm, Algorithm::Rsa2048);
     assert_eq!(tunnel.ca.algorithm, Algorithm::EcdsaP384);
-    assert!(tunnel.ca.constrained);
+    assert!(tunnel.ca.constrained && tunnel.ca.settle.is_zero());
     assert_eq!(tunnel.client_ca.unwrap().lifetime.as_secs(), 30 * 86_400);
     let routes = tunnel.routes.as_ref().unwrap();
     assert_eq!(routes["docs"].upstream, "http://127.0.0.1:8000");

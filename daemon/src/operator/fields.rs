@@ -12,12 +12,16 @@ pub(super) struct Fields(Map<String, Value>);
 
 impl RotationOrder {
     pub(super) fn read(body: &[u8]) -> Result<Self, Denial> {
-        let mut fields = Fields::parse(body, &["what", "tunnel", "trusted", "standby"])?;
+        let mut fields = Fields::parse(
+            body,
+            &["what", "tunnel", "trusted", "standby", "accept_unproven"],
+        )?;
         Ok(Self {
             what: fields.required("what")?,
             tunnel: fields.text("tunnel")?,
             trusted: fields.flag("trusted")?,
             standby: fields.text("standby")?,
+            accept_unproven: fields.flag("accept_unproven")?,
         })
     }
 }

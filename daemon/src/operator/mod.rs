@@ -30,6 +30,9 @@ pub struct RotationOrder {
     /// switch to any other is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<String>,
+    /// For `ca` of a tunnel whose remote can be asked: the rotation in flight need not wait for proof.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub accept_unproven: bool,
 }
 
 /// Body of `POST /v1/client-certificates`.

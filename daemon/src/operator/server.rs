@@ -221,6 +221,7 @@ impl Desk {
                 tunnel,
                 trusted: order.trusted,
                 standby: order.standby,
+                accept_unproven: order.accept_unproven,
             }),
             Noun::ServerCertificate => Ok(Order::RotateServerCertificate { tunnel }),
             Noun::TunnelToken => Ok(Order::RotateTunnelToken { tunnel }),

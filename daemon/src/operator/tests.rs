@@ -153,6 +153,7 @@ fn rotation(what: &str) -> RotationOrder {
         tunnel: None,
         trusted: false,
         standby: None,
+        accept_unproven: false,
     }
 }
 

@@ -52,6 +52,10 @@ pub struct Seen {
     pub fits: bool,
     /// It is published with the client CA that is configured, or with none if none is.
     pub client_ca_fits: bool,
+    /// The CA whose leaf is to be the fallback of the one in force, while both are trusted.
+    pub fallback: Option<Issuer>,
+    /// Its key is in custody.
+    pub fallback_signs: bool,
     /// Ids of kept leaves whose pair is in custody and whose CA is still trusted.
     pub restorable: Vec<String>,
     /// The key of the rotation in flight is in custody.
@@ -113,6 +117,8 @@ pub enum Action {
         /// The generation is above this one.
         above: u64,
     },
+    /// Issue another fallback, record it with a new generation of the leaf in force.
+    IssueFallback,
     /// Record that the rotation is given up.
     Abandon(&'static str),
 }
@@ -222,6 +228,9 @@ fn rest(state: &State, seen: &Seen, now: u64) -> Action {
             };
         }
     }
+    if let Some(action) = fallback(state, seen, now) {
+        return action;
+    }
     let keep = still_needed(state, seen);
     if state.kept.len() > keep && !seen.suspect {
         return Action::Retire(keep);
@@ -237,6 +246,41 @@ fn rest(state: &State, seen: &Seen, now: u64) -> Action {
         return Action::Wait(now + 1);
     }
     Action::Begin(cause)
+}
+
+/// What is to be done about the fallback, unless the leaf in force is replaced anyway.
+fn fallback(state: &State, seen: &Seen, now: u64) -> Option<Action> {
+    let serving = state.serving.as_ref().filter(|_| seen.serving_usable)?;
+    let republish = || Action::Restore {
+        id: serving.id.clone(),
+        cause: Cause::FallbackChanged,
+        above: state.generation,
+    };
+    let changing = seen
+        .issuer
+        .as_ref()
+        .is_some_and(|issuer| issuer.sha256 != serving.issuer);
+    let Some(issuer) = &seen.fallback else {
+        // It goes with the leaf that it is beside, if that goes.
+        return (state.fallback.is_some() && !changing).then(republish);
+    };
+    if changing || issuer.sha256 == serving.issuer {
+        return None;
+    }
+    let best = state.leaf_of(Some(&issuer.sha256), now);
+    let published = state.fallback.as_ref().map(|leaf| &leaf.id);
+    if let Some(best) = best.filter(|best| now < best.rekey_at || !gains(issuer, best, seen, now)) {
+        return (Some(&best.id) != published).then(republish);
+    }
+    (seen.fallback_signs && !seen.paced && !seen.capped && now < issuer.last_second)
+        .then_some(Action::IssueFallback)
+}
+
+/// Whether a successor of `leaf` would last for longer. Only the end of the CA can make it futile; a shorter life is what
+/// was configured.
+fn gains(issuer: &Issuer, leaf: &Leaf, seen: &Seen, now: u64) -> bool {
+    issuer.last_second >= now + seen.lifetime
+        || issuer.last_second >= leaf.not_after + seen.lifetime / LEAST_GAIN
 }
 
 /// How many kept leaves may still be served: none when every proxy in service has acknowledged the
@@ -260,11 +304,7 @@ pub fn due(state: &State, seen: &Seen, now: u64) -> Option<Cause> {
         return Some(Cause::Missing);
     };
     let issuer = seen.issuer.as_ref();
-    let gains = issuer.is_none_or(|issuer| {
-        // Only the end of the CA can make it futile; a shorter life is what was configured.
-        issuer.last_second >= now + seen.lifetime
-            || issuer.last_second >= serving.not_after + seen.lifetime / LEAST_GAIN
-    });
+    let gains = issuer.is_none_or(|issuer| gains(issuer, serving, seen, now));
     if issuer.is_some_and(|issuer| issuer.sha256 != serving.issuer) {
         Some(Cause::IssuerChanged)
     } else if !seen.client_ca_fits {

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::pending::Ordered;
 use super::tunnel::{Desk, StepError, Tunnel, fresh_id};
-use super::{Moment, unix};
+use super::{Moment, slots, unix};
 use crate::config::AuthorityConfig;
 use crate::custody::{Blob, Custody};
 use crate::disk::DiskError;
@@ -30,6 +30,9 @@ impl Tunnel {
             return self.done("client CA", desk, |tunnel, desk| {
                 tunnel.perform_client_ca(desk, &action)
             });
+        }
+        if self.config.remote().is_some() {
+            return self.step_slots(desk, witnesses);
         }
         let serving = self.leaf.serving.as_ref();
         let generation = serving.map_or(0, |leaf| leaf.generation);
@@ -68,7 +71,7 @@ impl Tunnel {
     }
 
     /// Whether the step was done; a failure is noted and paced.
-    fn done(
+    pub(super) fn done(
         &mut self,
         topic: &'static str,
         desk: &mut Desk<'_>,
@@ -88,7 +91,11 @@ impl Tunnel {
         }
     }
 
-    fn perform_ca(&mut self, desk: &mut Desk<'_>, action: &Action) -> Result<(), StepError> {
+    pub(super) fn perform_ca(
+        &mut self,
+        desk: &mut Desk<'_>,
+        action: &Action,
+    ) -> Result<(), StepError> {
         let old = self.ca.clone();
         match action {
             Action::Wait => Ok(()),
@@ -241,7 +248,7 @@ impl Tunnel {
         Ok(ca)
     }
 
-    fn advance_ca(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
+    pub(super) fn advance_ca(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
         desk.record(&self.name, Kind::Ca, entry(&next, &self.ca))?;
         self.ca = next;
         Ok(())
@@ -282,7 +289,7 @@ impl Tunnel {
         Ok(())
     }
 
-    fn load_authority(&self, ca: &Ca, moment: Moment) -> Result<Authority, StepError> {
+    pub(super) fn load_authority(&self, ca: &Ca, moment: Moment) -> Result<Authority, StepError> {
         let (certificate, key) = load(&self.custody, &ca.id)?.ok_or(StepError::Lost("the CA"))?;
         let key = match key {
             Some(key) => key,
@@ -347,6 +354,9 @@ pub(super) fn load(
 /// The record of a step from `old` to `next`.
 pub(super) fn entry(next: &State, old: &State) -> Entry {
     let sha256 = |ca: &Option<Ca>| ca.as_ref().map(|ca| ca.sha256.clone());
+    if let Some(rotation) = next.slots.rotation.as_ref().or(old.slots.rotation.as_ref()) {
+        return slots::entry(next, old, rotation);
+    }
     let switch = next.switch.as_ref().or(old.switch.as_ref());
     let making = next.making.as_ref().or(old.making.as_ref());
     Entry {

@@ -24,7 +24,8 @@ struct Numbered {
 
 impl Tunnel {
     /// What proxies get.
-    pub(super) fn credential(&self, leaf: &Leaf, linted: Linted) -> LintedCredential {
+    pub(super) fn credential(&mut self, leaf: &Leaf, linted: Linted) -> LintedCredential {
+        let fallback = self.load_fallback();
         let trusted = self.ca.trusted().filter_map(|ca| self.certificate(ca));
         let client = self.client_ca().and_then(|ca| self.certificate(ca));
         let terms = Terms {
@@ -33,6 +34,7 @@ impl Tunnel {
             tunnel_domain: self.config.domain.clone(),
             ca_certificates: trusted.map(Certificate::to_pem).collect(),
             client_ca_certificates: client.map(Certificate::to_pem).into_iter().collect(),
+            fallback,
         };
         LintedCredential::new(linted, terms)
     }

@@ -55,7 +55,7 @@ impl Tunnel {
         self.signed(desk, state, &pair)
     }
 
-    fn server_profile(&self) -> ServerProfile {
+    pub(super) fn server_profile(&self) -> ServerProfile {
         ServerProfile {
             tunnel_domain: self.config.domain.clone(),
             extra_names: self.config.server_certificate.extra_names.clone(),

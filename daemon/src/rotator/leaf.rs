@@ -11,6 +11,7 @@ use super::tunnel::{Desk, SIGNER, StepError, Tunnel, fresh_id};
 use crate::custody::Blob;
 use crate::disk::DiskError;
 use crate::journal::{Entry, Kind};
+use crate::rotation::authority::Ca;
 use crate::rotation::server_certificate::{Action, Cause, Issuer, Seen, State, next};
 use crate::rotation::{Leaf, Witness};
 use crate::status::OperationState;
@@ -76,6 +77,8 @@ impl Tunnel {
             client_ca_fits: serving
                 .as_ref()
                 .is_some_and(|leaf| leaf.client_ca == self.wanted_client_ca()),
+            fallback: self.ca.fallback().map(self::issuer),
+            fallback_signs: self.fallback_signs(),
             restorable,
             key_usable,
             certificate_usable,
@@ -130,7 +133,8 @@ impl Tunnel {
                 let id = leaf.id.as_str();
                 self.custody
                     .settle(&[Blob::LeafKey(id), Blob::LeafCertificate(id)])?;
-                self.advance(desk, state.checked(self.facts.floor))?;
+                let next = state.checked(self.facts.floor);
+                self.advance_beside(desk, &next)?;
             }
             Action::Publish => self.publish(desk, &state)?,
             Action::Adopt { missing } => self.adopt(desk, &state, missing)?,
@@ -138,6 +142,7 @@ impl Tunnel {
             Action::Restore { id, cause, above } => {
                 self.restore(desk, &state, id, *cause, *above)?;
             }
+            Action::IssueFallback => self.issue_fallback(desk, &state)?,
             Action::Abandon(why) => self.abandon(desk, why, "abandoned")?,
         }
         Ok(())
@@ -239,59 +244,6 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Keys first: see [`Tunnel::perform_ca`]'s retirement.
-    fn retire_kept(
-        &mut self,
-        desk: &mut Desk<'_>,
-        state: &State,
-        keep: usize,
-    ) -> Result<(), StepError> {
-        let retired = || state.kept.iter().skip(keep);
-        let blobs: Vec<Blob<'_>> = retired()
-            .flat_map(|leaf| [Blob::LeafKey(&leaf.id), Blob::LeafCertificate(&leaf.id)])
-            .collect();
-        self.custody.remove(&blobs)?;
-        for leaf in retired() {
-            self.pairs.remove(&leaf.id);
-        }
-        Ok(self.note_advance(desk, state.retired(keep))?)
-    }
-
-    fn restore(
-        &mut self,
-        desk: &mut Desk<'_>,
-        state: &State,
-        id: &str,
-        cause: Cause,
-        above: u64,
-    ) -> Result<(), StepError> {
-        let mut leaves = state.kept.iter().chain(&state.serving);
-        let leaf = leaves.find(|leaf| leaf.id == id).cloned();
-        let leaf = Leaf {
-            client_ca: self.wanted_client_ca(),
-            ..leaf.ok_or(StepError::Lost("the earlier server certificate"))?
-        };
-        tracing::warn!(
-            tunnel = self.name,
-            ?cause,
-            leaf_sha256 = leaf.sha256,
-            "earlier server certificate restored"
-        );
-        let above = above.max(self.facts.floor);
-        let now = desk.moment.unix();
-        let next = state.restored(leaf, cause, "schedule", above, now);
-        self.advance(desk, next)?;
-        if cause == Cause::Refused {
-            self.leaf_pace.fail(desk.moment.boot);
-            let why = "every proxy refused the new certificate; the earlier one is back".to_owned();
-            self.trouble("refusal", why.clone());
-            if let Some(rotation) = &state.rotation {
-                self.end_leaf_order(desk, &rotation.id, OperationState::Failed, why);
-            }
-        }
-        Ok(())
-    }
-
     /// Records that the rotation is given up; what it made in custody goes.
     fn abandon(&mut self, desk: &mut Desk<'_>, why: &str, class: &str) -> Result<(), StepError> {
         let Some(rotation) = self.leaf.rotation.clone() else {
@@ -348,7 +300,7 @@ impl Tunnel {
     }
 }
 
-fn issuer(ca: &crate::rotation::authority::Ca) -> Issuer {
+fn issuer(ca: &Ca) -> Issuer {
     let life = ca.not_after.saturating_sub(ca.not_before);
     let margin = if life < 2 * CA_MARGIN { 0 } else { CA_MARGIN };
     Issuer {

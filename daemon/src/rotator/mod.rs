@@ -13,13 +13,16 @@ mod calls;
 mod client;
 mod files;
 mod issue;
+mod kept;
 mod leaf;
 mod orders;
 mod pending;
+mod proof;
 mod recover;
 mod remote;
 mod report;
 mod secret;
+mod slots;
 mod token;
 mod tunnel;
 

@@ -134,9 +134,20 @@ impl Tunnel {
                 self.promise(desk, ROTATE_SERVER_CERTIFICATE, &ordered)
             }
             Order::RotateCa {
+                accept_unproven: true,
+                ..
+            } => self.accept_unproven(desk, actor),
+            Order::RotateCa {
                 trusted, standby, ..
             } => {
-                self.refuse_switch(desk, trusted, standby.as_deref())?;
+                if let Some(running) = &self.ca_order {
+                    return Err(already(running));
+                }
+                if self.config.remote().is_some() {
+                    self.refuse_rotation()?;
+                } else {
+                    self.refuse_switch(desk, trusted, standby.as_deref())?;
+                }
                 let ordered = Ordered::new(desk.moment, actor);
                 self.ca_order = Some(ordered.clone());
                 self.promise(desk, ROTATE_CA, &ordered)
@@ -219,9 +230,6 @@ impl Tunnel {
         trusted: bool,
         named: Option<&str>,
     ) -> Result<(), Refusal> {
-        if let Some(running) = &self.ca_order {
-            return Err(already(running));
-        }
         let witnesses = self.witnesses(desk);
         let deserted = self.is_deserted(&witnesses, desk.moment.boot) && !desk.moment.suspect;
         if self.ca.switch.is_some() && !deserted {
@@ -269,7 +277,7 @@ impl Tunnel {
     }
 
     /// A CA without its key signs nothing.
-    fn refuse_without_key(&self, standby: &Ca) -> Result<(), Refusal> {
+    pub(super) fn refuse_without_key(&self, standby: &Ca) -> Result<(), Refusal> {
         let key = |what: &str| {
             format!(
                 "the key of the standby CA, sha256 {}, {what}",
@@ -317,6 +325,10 @@ impl Tunnel {
         {
             let detail = self.failure_of(&ordered);
             desk.operations.end(&ordered.operation, failed, detail, now);
+        }
+        // There it ends with the rotation, which waits for proof.
+        if self.config.remote().is_some() {
+            return;
         }
         if self.leaf.rotation.is_none()
             && witnesses.is_empty()

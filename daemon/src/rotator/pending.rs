@@ -152,7 +152,12 @@ impl Tunnel {
             ));
         }
         if let Some(ordered) = &mut ca {
-            ordered.attach(cas(), record.seq, "switching");
+            let phase = if self.config.remote().is_some() {
+                "registering"
+            } else {
+                "switching"
+            };
+            ordered.attach(cas(), record.seq, phase);
             operations.add(running(&self.name, ROTATE_CA, ordered, TAKEN_UP));
         }
         // One whose end was the last that was recorded.
@@ -167,10 +172,17 @@ impl Tunnel {
             end(operations, &ended, adopted, moment);
         }
         let switch = self.ca.switch.as_ref().filter(|switch| !switch.adopted);
-        let in_flight = switch.map(|switch| &switch.id);
+        let rotation = self.ca.slots.rotation.as_ref();
+        let rotation = rotation.map(|rotation| &rotation.id);
+        let in_flight = switch.map(|switch| &switch.id).or(rotation);
         let over = |one: &mut Ordered| !one.is_waiting() && one.rotation.as_ref() != in_flight;
         if let Some(ended) = ca.take_if(over) {
-            end(operations, &ended, true, moment);
+            let of_it =
+                |record: &&Record| Some(&record.entry.rotation_id) == ended.rotation.as_ref();
+            let done = !cas()
+                .filter(of_it)
+                .any(|record| record.entry.phase == "rolling_back");
+            end(operations, &ended, done, moment);
         }
         self.leaf_order = leaf;
         self.ca_order = ca;

@@ -12,6 +12,7 @@ use super::ca::load;
 use super::pending::Orders;
 use super::remote::Remote;
 use super::secret::Shared;
+use super::slots::Slots;
 use super::token::Token;
 use super::tunnel::{Facts, Pace, Tunnel};
 use super::{Moment, adopt, ca, unix};
@@ -104,6 +105,7 @@ fn resume(
         leaf_pace: Pace::default(),
         ca_pace: Pace::default(),
         remote: Remote::default(),
+        slots: Slots::default(),
         token_now: Token::default(),
         shared,
         leaf_order: None,

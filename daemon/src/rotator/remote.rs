@@ -30,8 +30,7 @@ impl Tunnel {
             Lane::Tunnel => self.told_tunnel(desk, told),
             Lane::Token => self.told_token(desk, told),
             Lane::Secret => self.told_secret(desk, told),
-            // Nobody asks these yet.
-            Lane::Ca => {}
+            Lane::Ca => self.told_ca(desk, told),
         }
     }
 

@@ -10,8 +10,11 @@ use super::orders::Operations;
 use super::tunnel::Tunnel;
 use super::{Moment, unix};
 use crate::board::{Board, Replica, Replicas};
-use crate::rotation::authority;
-use crate::status::{CertificateStatus, ReplicaStatus, Rotations, Status, TunnelStatus};
+use crate::rotation::slots::{Grade, Rotation};
+use crate::rotation::{authority, slots};
+use crate::status::{
+    CertificateStatus, ReplicaStatus, Rotations, SlotsStatus, Status, TunnelStatus,
+};
 
 pub(super) fn status(
     tunnels: &BTreeMap<String, Tunnel>,
@@ -60,6 +63,7 @@ impl Tunnel {
             renew_at: serving.map(|leaf| leaf.rekey_at),
             ca: ca(self.ca.active.as_ref()),
             standby_ca: ca(self.ca.standby.as_ref()),
+            ca_slots: self.config.remote().map(|_| self.slots_status()),
             client_ca: ca(self.client_ca()),
             tunnel_token: self.token_status(),
             ca_key_unsealed: true,
@@ -71,6 +75,25 @@ impl Tunnel {
                 tunnel_token: self.token.done,
                 shared_secret: self.shared.state.done,
             },
+        }
+    }
+
+    fn slots_status(&self) -> SlotsStatus {
+        let seen = &self.slots.seen;
+        let rotation = self.ca.slots.rotation.as_ref();
+        SlotsStatus {
+            used: seen
+                .listing
+                .as_ref()
+                .map(|listing| listing.registrations.len()),
+            phase: self.ca.phase().to_owned(),
+            since: rotation.map(|rotation| rotation.since),
+            proof: rotation.map_or_else(BTreeMap::new, |rotation| {
+                let grade =
+                    |served: &slots::Served| (served.name.clone(), proof(rotation, &served.name));
+                seen.served.iter().map(grade).collect()
+            }),
+            accepted_by: rotation.and_then(|rotation| rotation.accepted.clone()),
         }
     }
 
@@ -115,7 +138,10 @@ impl Tunnel {
     fn alarms(&self, replicas: &Replicas, moment: Moment) -> Vec<String> {
         let now = moment.unix();
         let lifetime = self.config.server_certificate.lifetime.as_secs();
-        let mut alarms = authority::alarms(&self.ca, now, lifetime);
+        let mut alarms = match self.config.remote() {
+            Some(_) => slots::alarms(&self.ca, &self.slots.seen, now),
+            None => authority::alarms(&self.ca, now, lifetime),
+        };
         match self.client_ca() {
             Some(ca) if ca.not_after < now => {
                 alarms.push("the client CA has expired: every caller is refused".to_owned());
@@ -164,6 +190,13 @@ impl Tunnel {
         }
         alarms
     }
+}
+
+/// How well it is known that callers of a replica take the new CA; `None`: it does not sign yet.
+fn proof(rotation: &Rotation, replica: &str) -> Option<Grade> {
+    let switched = rotation.phase >= slots::Phase::Switched && rotation.failure.is_none();
+    let known = rotation.proofs.get(replica).copied();
+    switched.then(|| known.unwrap_or(Grade::Settled))
 }
 
 fn acked(replica: &Replica, tunnel: &str) -> u64 {

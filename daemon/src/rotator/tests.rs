@@ -13,6 +13,7 @@ mod crash;
 mod orders;
 mod remote;
 mod secret;
+mod slots;
 mod store;
 mod switch;
 mod times;
@@ -246,6 +247,7 @@ fn switch(trusted: bool) -> Order {
         tunnel: "main".to_owned(),
         trusted,
         standby: None,
+        accept_unproven: false,
     }
 }
 

@@ -12,6 +12,7 @@ use super::orders::Operations;
 use super::pending::{Ordered, Orders};
 use super::remote::Remote;
 use super::secret::Shared;
+use super::slots::Slots;
 use super::token::Token;
 use super::{Moment, TICK};
 use crate::board::{Board, Publication, Replica, Replicas};
@@ -59,6 +60,8 @@ pub(super) struct Tunnel {
     pub(super) ca_pace: Pace,
     /// The other side.
     pub(super) remote: Remote,
+    /// Its slots for CA certificates.
+    pub(super) slots: Slots,
     pub(super) token_now: Token,
     /// What proxies dial with.
     pub(super) shared: Shared,
@@ -238,11 +241,16 @@ impl Tunnel {
         self.publish_rest(desk);
         let boot = desk.moment.boot;
         let paces = [&self.leaf_pace, &self.ca_pace, &self.remote.pace];
-        for pace in paces.into_iter().chain([&self.token_now.pace]) {
+        for pace in paces
+            .into_iter()
+            .chain([&self.token_now.pace])
+            .chain(self.slots.paces())
+        {
             if pace.is_on(boot) {
                 pause = pause.min(pace.left(boot));
             }
         }
+        pause = pause.min(self.slots.left(desk.moment));
         if let Some(published_at) = self.facts.published_at
             && let Some(left) = (published_at + ACK_LIMIT).checked_sub(boot)
         {

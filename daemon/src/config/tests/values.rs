@@ -407,3 +407,17 @@ fn the_next_runs_are_those_that_window_and_frozen_days_let_begin() {
         ]
     );
 }
+
+#[test]
+fn the_time_to_settle_is_of_the_ca_alone_and_shorter_than_what_is_given_up() {
+    let config = parse(SMALLEST).unwrap();
+    assert_eq!(config.tunnels["main"].ca.settle, Duration::from_secs(900));
+    for (settings, said) in [
+        ("ca: {settle: 13h}", "ca.settle is \"13h\""),
+        ("ca: {settle: soon}", "ca.settle is \"soon\""),
+        ("client_ca: {settle: 1m}", "client_ca.settle has no meaning"),
+    ] {
+        let text = refusal(&format!("{SMALLEST}    {settings}\n"));
+        assert!(text.contains(said), "{text}");
+    }
+}

@@ -17,6 +17,9 @@ pub struct State {
     /// In force before, newest first, keys still in custody.
     #[serde(default)]
     pub kept: Vec<Leaf>,
+    /// For callers who do not know the CA of the one in force yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Leaf>,
     /// In flight.
     #[serde(default)]
     pub rotation: Option<Rotation>,
@@ -87,6 +90,8 @@ pub enum Cause {
     Renumbered,
     /// Another tool wrote it into the store.
     Adopted,
+    /// There is another fallback, one at all, or none any more, which needs a new generation.
+    FallbackChanged,
 }
 
 /// The records: each gives the state after a step.
@@ -153,6 +158,33 @@ impl State {
             leaf: Some(leaf),
         };
         self.with(rotation).checked(above)
+    }
+
+    /// What is published next has the newest leaf of `issuer` for a fallback that is not over yet, if there is one;
+    /// `None`: it has none.
+    #[must_use]
+    pub fn beside(&self, issuer: Option<&str>, now: u64) -> Self {
+        Self {
+            fallback: self.leaf_of(issuer, now).cloned(),
+            ..self.clone()
+        }
+    }
+
+    /// The newest leaf of `issuer` that could be a fallback.
+    pub fn leaf_of(&self, issuer: Option<&str>, now: u64) -> Option<&Leaf> {
+        let leaves = self.serving.iter().chain(&self.kept).chain(&self.fallback);
+        leaves
+            .filter(|leaf| Some(leaf.issuer.as_str()) == issuer && leaf.not_after > now)
+            .max_by_key(|leaf| leaf.issued_at)
+    }
+
+    /// [`super::Action::IssueFallback`]: before [`restored`](Self::restored).
+    #[must_use]
+    pub fn with_fallback(&self, leaf: Leaf) -> Self {
+        Self {
+            fallback: Some(leaf),
+            ..self.clone()
+        }
     }
 
     /// [`super::Action::Publish`].
@@ -223,7 +255,8 @@ impl State {
 
     /// Ids of all blobs that the state refers to.
     pub fn blobs(&self) -> Vec<&str> {
-        let serving = self.serving.iter().chain(&self.kept).map(|leaf| &leaf.id);
+        let leaves = self.serving.iter().chain(&self.kept).chain(&self.fallback);
+        let serving = leaves.map(|leaf| &leaf.id);
         let rotation = self.rotation.iter().map(|rotation| &rotation.id);
         serving.chain(rotation).map(String::as_str).collect()
     }

@@ -354,3 +354,115 @@ fn a_proxy_that_is_ahead_makes_the_generation_jump_and_a_lying_one_does_not() {
         Action::Wait(_)
     ));
 }
+
+/// I12: while both CAs are trusted a leaf of the one before is beside the one in force, and is renewed under its own.
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+fn a_fallback_is_beside_the_leaf_in_force_for_as_long_as_one_is_wanted() {
+    let before = serving(NOW - 10);
+    let begun = before.begun("new".into(), Cause::IssuerChanged, "uid:0", "ca-2", NOW);
+    let checked = begun.signed(leaf("new", "ca-2", NOW)).checked(0);
+    let beside = checked.beside(Some("ca"), NOW).published().adopted();
+    let id = |state: &State| state.fallback.as_ref().map(|leaf| leaf.id.clone());
+    assert_eq!(id(&beside).as_deref(), Some("old"));
+    assert!(
+        beside.retired(0).blobs().contains(&"old"),
+        "its key is still needed"
+    );
+    let wanted = Seen {
+        issuer: Some(issuer("ca-2")),
+        fallback: Some(issuer("ca")),
+        fallback_signs: true,
+        witnesses: vec![witness(2)],
+        ..calm()
+    };
+    let unwanted = Seen {
+        fallback: None,
+        ..wanted.clone()
+    };
+    let changed = Action::Restore {
+        id: "new".to_owned(),
+        cause: Cause::FallbackChanged,
+        above: 2,
+    };
+    let retired = beside.retired(0);
+    let day = NOW - 10 + DAY;
+    let rest = next(&retired, &wanted, NOW);
+    assert!(matches!(rest, Action::Wait(_)), "{rest:?}");
+    for (name, state, seen, now, action) in [
+        (
+            "none yet",
+            &checked.published().adopted(),
+            &wanted,
+            NOW,
+            changed.clone(),
+        ),
+        ("due", &retired, &wanted, day, Action::IssueFallback),
+        (
+            "due, and paced",
+            &retired,
+            &Seen {
+                paced: true,
+                ..wanted.clone()
+            },
+            day,
+            Action::Wait(NOW + DAY),
+        ),
+        (
+            "due, and its key is lost",
+            &retired,
+            &Seen {
+                fallback_signs: false,
+                ..wanted.clone()
+            },
+            day,
+            Action::Wait(NOW + DAY),
+        ),
+        (
+            "its CA ends before long",
+            &retired,
+            &Seen {
+                fallback: Some(Issuer {
+                    last_second: NOW + LIFE,
+                    ..issuer("ca")
+                }),
+                ..wanted.clone()
+            },
+            day,
+            Action::Wait(NOW + DAY),
+        ),
+        ("unwanted", &retired, &unwanted, NOW, changed.clone()),
+        (
+            "the leaf in force is replaced first",
+            &retired,
+            &Seen {
+                issuer: Some(issuer("ca-3")),
+                ..unwanted.clone()
+            },
+            NOW,
+            Action::Begin(Cause::IssuerChanged),
+        ),
+        (
+            "never switched",
+            &before,
+            &calm(),
+            NOW,
+            Action::Wait(NOW - 10 + DAY),
+        ),
+    ] {
+        assert_eq!(next(state, seen, now), action, "{name}");
+    }
+    let renewed = beside.with_fallback(leaf("other", "ca", day));
+    let serving = renewed.serving.clone().unwrap();
+    let renewed = renewed.restored(serving, Cause::FallbackChanged, "schedule", 2, day);
+    assert_eq!(
+        id(&renewed.beside(Some("ca"), day)).as_deref(),
+        Some("other")
+    );
+    assert_eq!(id(&renewed.beside(None, day)), None);
+    assert_eq!(
+        id(&renewed.beside(Some("ca"), day + LIFE)),
+        None,
+        "it is over"
+    );
+}

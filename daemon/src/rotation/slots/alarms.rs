@@ -5,8 +5,9 @@ use super::{
 };
 use crate::rotation::authority::urgent;
 
-/// What to do about a CA that ends although it is rotated by itself.
-const NEXT: &str = "its rotation does not come to its end: see the other alarms";
+/// What to do about a CA that ends before long.
+const NEXT: &str =
+    "order: keyward rotate ca, or see in the other alarms what holds its rotation up";
 
 /// What needs a person, one sentence each.
 pub fn alarms(state: &State, seen: &Seen, now: u64) -> Vec<String> {

@@ -663,7 +663,7 @@ fn what_needs_a_person_is_said() {
             stable(),
             seen(&["a"], "a"),
             NOW + YEAR - DAY,
-            vec!["the CA expires in less than 3 days; its rotation"],
+            vec!["the CA expires in less than 3 days; order"],
         ),
     ] {
         let alarms = alarms(&state, &seen, now);

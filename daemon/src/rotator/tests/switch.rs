@@ -224,6 +224,7 @@ fn a_switch_to_another_standby_than_the_one_that_is_named_is_refused() {
         tunnel: "main".to_owned(),
         trusted: true,
         standby: Some(carried.clone()),
+        accept_unproven: false,
     };
     let operation = world.order(&mut engine, named()).unwrap();
     world.turn(&mut engine);

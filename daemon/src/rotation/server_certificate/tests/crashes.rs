@@ -149,7 +149,9 @@ impl World {
                 }
                 self.record(state.retired(*keep))?;
             }
-            Action::Restore { .. } | Action::Abandon(_) => panic!("{action:?} without need"),
+            Action::Restore { .. } | Action::IssueFallback | Action::Abandon(_) => {
+                panic!("{action:?} without need")
+            }
         }
         Ok(())
     }

@@ -1,0 +1,151 @@
+//! What the proxies' reports say of callers under the CA in force, and what an operator says in their place.
+
+use control::TunnelReport;
+
+use super::orders::refusal;
+use super::pending::{Ordered, ROTATE_CA, running};
+use super::tunnel::{Desk, StepError, Tunnel};
+use crate::board::Refusal;
+use crate::rotation::Witness;
+use crate::rotation::slots::{Grade, Phase, SLOTS, Served, Tally};
+use crate::status::{Operation, OperationState};
+
+impl Tunnel {
+    /// The replicas in service, as far as the CA goes.
+    pub(super) fn served_slots(&mut self, desk: &Desk<'_>, witnesses: &[Witness]) -> Vec<Served> {
+        let generation = self.leaf.serving.as_ref().map_or(0, |leaf| leaf.generation);
+        let leaves = |ca: Option<&crate::rotation::authority::Ca>| -> Vec<String> {
+            let all = self.leaf.serving.iter().chain(&self.leaf.kept);
+            let all = all.chain(&self.leaf.fallback);
+            let of = all.filter(|leaf| ca.is_some_and(|ca| ca.sha256 == leaf.issuer));
+            of.map(|leaf| leaf.sha256.clone()).collect()
+        };
+        let (new, old) = (
+            leaves(self.ca.active.as_ref()),
+            leaves(self.ca.old.as_ref()),
+        );
+        let switched = self.ca.is_in(Phase::Switched);
+        if !switched {
+            self.slots.before.clear();
+        }
+        let replicas = desk.board.replicas.borrow();
+        let mut all = Vec::new();
+        for witness in witnesses {
+            let reports = replicas.get(&witness.name).map(|one| &one.report.tunnels);
+            let mut reports = reports.into_iter().flatten();
+            let report = reports.find(|report| report.tunnel == self.name);
+            let alerts = report.map_or(0, alerts);
+            let acknowledged = witness.acked >= generation;
+            let under_new = Tally {
+                completed: completed(report, &new),
+                alerts,
+            };
+            let under_old = Tally {
+                completed: completed(report, &old),
+                alerts,
+            };
+            let before = if switched && acknowledged {
+                let before = &mut self.slots.before;
+                *before.entry(witness.name.clone()).or_insert(under_old)
+            } else {
+                under_old
+            };
+            all.push(Served {
+                name: witness.name.clone(),
+                acknowledged,
+                grade: (under_new.completed > 0).then_some(Grade::Observed),
+                new: Tally {
+                    alerts: alerts.saturating_sub(before.alerts),
+                    ..under_new
+                },
+                old: before,
+            });
+        }
+        all
+    }
+
+    /// Everything that speaks against a rotation of the CA.
+    pub(super) fn refuse_rotation(&self) -> Result<(), Refusal> {
+        if let Some(rotation) = &self.ca.slots.rotation {
+            return Err(refusal(
+                format!(
+                    "a rotation of the CA is in flight, and {}",
+                    rotation.phase.word().replace('_', " ")
+                ),
+                "see in: keyward status, what it waits for; if that is proof: keyward rotate ca --accept-unproven"
+                    .to_owned(),
+            ));
+        }
+        let Some(standby) = &self.ca.standby else {
+            return Err(refusal(
+                "the standby CA is not made yet".to_owned(),
+                "see the alarms in: keyward status".to_owned(),
+            ));
+        };
+        let listed = self.slots.seen.listing.as_ref();
+        if listed.is_some_and(|listing| listing.registrations.len() >= SLOTS) {
+            return Err(refusal(
+                "both slots of the remote are taken".to_owned(),
+                "archive the CA there that nobody needs; keyward status names it".to_owned(),
+            ));
+        }
+        self.refuse_without_key(standby)
+    }
+
+    /// Lets the rotation in flight end without proof.
+    pub(super) fn accept_unproven(
+        &mut self,
+        desk: &mut Desk<'_>,
+        actor: &str,
+    ) -> Result<Operation, Refusal> {
+        if self.config.remote().is_none() || !self.ca.is_in(Phase::Switched) {
+            return Err(refusal(
+                "no rotation of the CA waits for proof".to_owned(),
+                "see in: keyward status, how far it is".to_owned(),
+            ));
+        }
+        let next = self.ca.accepted(actor);
+        self.advance_ca(desk, next).map_err(|error| {
+            refusal(
+                format!("it cannot be recorded: {}", StepError::from(error).chain()),
+                "make space, or the state directory writable, and order again".to_owned(),
+            )
+        })?;
+        tracing::warn!(
+            tunnel = self.name,
+            actor,
+            "CA rotation goes on without proof"
+        );
+        let ordered = Ordered::new(desk.moment, actor);
+        let detail = "the CA before is archived without proof that callers take the new one";
+        let operation = running(&self.name, ROTATE_CA, &ordered, detail);
+        desk.operations.add(operation.clone());
+        let (done, now) = (OperationState::Done, desk.moment.unix());
+        desk.operations
+            .end(&operation.id, done, detail.to_owned(), now);
+        Ok(Operation {
+            state: done,
+            ended: Some(now),
+            ..operation
+        })
+    }
+}
+
+fn completed(report: Option<&TunnelReport>, leaves: &[String]) -> u64 {
+    let counts = report.into_iter().flat_map(|report| &report.handshakes);
+    let of = counts.filter(|(leaf, _)| leaves.contains(leaf));
+    of.map(|(_, count)| count).sum()
+}
+
+/// Handshakes that ended with a verdict on the certificate, as the proxy counts them.
+fn alerts(report: &TunnelReport) -> u64 {
+    let about = |name: &str| {
+        matches!(name, "unknown_ca" | "decrypt_error")
+            || name.contains("certificate") && name != "certificate_required"
+    };
+    let counts = report.failures.iter();
+    counts
+        .filter(|(name, _)| about(name))
+        .map(|(_, count)| count)
+        .sum()
+}
