@@ -236,44 +236,25 @@ fn rotations(page: &mut Exposition, status: &Status) {
         "1 for the phase that the rotation is in.",
     );
     for (tunnel, one) in &status.tunnels {
-        let labels = [
-            ("tunnel", tunnel.as_str()),
-            ("kind", "server-certificate"),
-            ("phase", one.phase.as_str()),
-        ];
-        page.sample("keyward_rotation_phase", &labels, 1);
-        if let Some(token) = &one.tunnel_token {
+        let token = one.tunnel_token.as_ref().map(|token| &token.phase);
+        let secret = one.shared_secret.as_ref().map(|secret| &secret.phase);
+        let ca = one.ca_slots.as_ref().map(|slots| &slots.phase);
+        for (kind, phase) in [
+            ("server-certificate", Some(&one.phase)),
+            ("ca", ca),
+            ("tunnel-token", token),
+            ("shared-secret", secret),
+        ] {
+            let Some(phase) = phase else { continue };
             let labels = [
                 ("tunnel", tunnel.as_str()),
-                ("kind", "tunnel-token"),
-                ("phase", token.phase.as_str()),
-            ];
-            page.sample("keyward_rotation_phase", &labels, 1);
-        }
-        if let Some(slots) = &one.ca_slots {
-            let phase = slots.phase.as_str();
-            let labels = [
-                ("tunnel", tunnel.as_str()),
-                ("kind", "ca"),
+                ("kind", kind),
                 ("phase", phase),
             ];
             page.sample("keyward_rotation_phase", &labels, 1);
         }
     }
-    page.family(
-        "keyward_ca_slots_used",
-        "gauge",
-        "Slots of the remote that hold a CA, of two.",
-    );
-    for (tunnel, one) in &status.tunnels {
-        if let Some(used) = one.ca_slots.as_ref().and_then(|slots| slots.used) {
-            page.sample(
-                "keyward_ca_slots_used",
-                &[("tunnel", tunnel.as_str())],
-                used,
-            );
-        }
-    }
+    slots(page, status);
     page.family(
         "keyward_issuance_total",
         "counter",
@@ -284,6 +265,7 @@ fn rotations(page: &mut Exposition, status: &Status) {
             ("server-certificate", one.rotations.server_certificate),
             ("ca", one.rotations.ca),
             ("tunnel-token", one.rotations.tunnel_token),
+            ("shared-secret", one.rotations.shared_secret),
         ];
         for (kind, count) in counts {
             let labels = [("tunnel", tunnel.as_str()), ("kind", kind)];
@@ -294,6 +276,20 @@ fn rotations(page: &mut Exposition, status: &Status) {
     for (tunnel, one) in &status.tunnels {
         let labels = [("tunnel", tunnel.as_str())];
         page.sample("keyward_alarms", &labels, one.alarms.len());
+    }
+}
+
+fn slots(page: &mut Exposition, status: &Status) {
+    page.family(
+        "keyward_ca_slots_used",
+        "gauge",
+        "Slots of the remote that hold a CA, of two.",
+    );
+    for (tunnel, one) in &status.tunnels {
+        if let Some(used) = one.ca_slots.as_ref().and_then(|slots| slots.used) {
+            let labels = [("tunnel", tunnel.as_str())];
+            page.sample("keyward_ca_slots_used", &labels, used);
+        }
     }
 }
 

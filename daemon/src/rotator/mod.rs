@@ -21,6 +21,7 @@ mod proof;
 mod recover;
 mod remote;
 mod report;
+mod schedule;
 mod secret;
 mod slots;
 mod token;

@@ -118,7 +118,7 @@ pub(super) fn take(
 }
 
 impl Tunnel {
-    fn order(
+    pub(super) fn order(
         &mut self,
         desk: &mut Desk<'_>,
         order: Order,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Moment;
 use super::orders::Operations;
+use super::schedule::Due;
 use super::tunnel::{Desk, Tunnel, fresh_id};
 use crate::disk::DiskError;
 use crate::journal::{Entry, Journal, Kind, Record};
@@ -44,6 +45,8 @@ pub(super) struct Orders {
     token: Option<Ordered>,
     #[serde(default)]
     secret: Option<Ordered>,
+    #[serde(default)]
+    due: Due,
 }
 
 impl Ordered {
@@ -99,6 +102,7 @@ impl Tunnel {
             ca: self.ca_order.clone(),
             token: self.token_order.clone(),
             secret: self.secret_order.clone(),
+            due: self.due.clone(),
         };
         if orders == self.orders_noted {
             return Ok(());
@@ -139,7 +143,9 @@ impl Tunnel {
             mut ca,
             token,
             secret,
+            due,
         } = orders;
+        self.due = due;
         let leaves = || journal.recent(&self.name, Kind::ServerCertificate);
         let cas = || journal.recent(&self.name, Kind::Ca);
         if let Some(ordered) = &mut leaf {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::ca::load;
 use super::pending::Orders;
 use super::remote::Remote;
+use super::schedule::Due;
 use super::secret::Shared;
 use super::slots::Slots;
 use super::token::Token;
@@ -113,6 +114,7 @@ fn resume(
         token_order: None,
         secret_order: None,
         orders_noted: Orders::default(),
+        due: Due::default(),
     };
     Ok((tunnel, contents))
 }

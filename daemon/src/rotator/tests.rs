@@ -12,6 +12,7 @@ mod client_ca;
 mod crash;
 mod orders;
 mod remote;
+mod schedule;
 mod secret;
 mod slots;
 mod store;

@@ -11,6 +11,7 @@ use super::calls::Calls;
 use super::orders::Operations;
 use super::pending::{Ordered, Orders};
 use super::remote::Remote;
+use super::schedule::Due;
 use super::secret::Shared;
 use super::slots::Slots;
 use super::token::Token;
@@ -71,6 +72,8 @@ pub(super) struct Tunnel {
     pub(super) secret_order: Option<Ordered>,
     /// They as the journal has them.
     pub(super) orders_noted: Orders,
+    /// When something is due by itself.
+    pub(super) due: Due,
 }
 
 /// What this process knows and the journal does not.
@@ -209,6 +212,7 @@ impl StepError {
 impl Tunnel {
     /// Does everything that can be done now; gives how long nothing more will be due.
     pub(super) fn turn(&mut self, desk: &mut Desk<'_>) -> Duration {
+        self.step_schedule(desk);
         let witnesses = self.witnesses(desk);
         let mut pause = TICK;
         for _ in 0..STEPS {

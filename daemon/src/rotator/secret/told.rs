@@ -26,8 +26,8 @@ impl Tunnel {
                 });
                 shared.list = asked_at.map(|asked_at| Remote { asked_at, secrets });
             }
-            (Call::AddSecret { sha256 }, Ok(_)) => self.changed(sha256, boot),
-            (Call::ArchiveSecret { id, .. }, Ok(_)) => self.changed(id, boot),
+            (Call::AddSecret { sha256 }, Ok(_)) => self.secrets_changed(sha256, boot),
+            (Call::ArchiveSecret { id, .. }, Ok(_)) => self.secrets_changed(id, boot),
             (Call::AddSecret { sha256 }, Err(CallError::Refused(refusal)))
                 if is_about_the_secret(&refusal) =>
             {
@@ -58,7 +58,7 @@ impl Tunnel {
         }
     }
 
-    fn changed(&mut self, what: String, boot: std::time::Duration) {
+    fn secrets_changed(&mut self, what: String, boot: std::time::Duration) {
         self.fine();
         self.shared.forget();
         self.shared.called.insert(what, boot);

@@ -77,6 +77,9 @@ fn no_combination_of_state_sight_and_time_decides_something_dangerous() {
                     paced: bit(8),
                     capped: bit(9),
                     suspect: bit(13),
+                    // Tied to what it has nothing to do with, so that there are not four times as many.
+                    fallback: bit(7).then(|| super::issuer("ca")),
+                    fallback_signs: bit(6),
                 };
                 for now in times {
                     assert_harmless(state, &seen, now);
