@@ -138,14 +138,9 @@ impl Tunnel {
         let orders = serde_json::from_value::<Orders>(record.entry.state.clone());
         let orders = orders.unwrap_or_default();
         self.orders_noted = orders.clone();
-        let Orders {
-            mut leaf,
-            mut ca,
-            token,
-            secret,
-            due,
-        } = orders;
-        self.due = due;
+        self.due = orders.due;
+        let (mut leaf, mut ca) = (orders.leaf, orders.ca);
+        let (token, secret) = (orders.token, orders.secret);
         let leaves = || journal.recent(&self.name, Kind::ServerCertificate);
         let cas = || journal.recent(&self.name, Kind::Ca);
         if let Some(ordered) = &mut leaf {
