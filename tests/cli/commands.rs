@@ -287,8 +287,11 @@ async fn a_shell_completes_commands_nouns_and_flags() {
             ][..],
         ),
         (&["ro"], &["rotate"]),
-        (&["rotate", ""], &["server-certificate", "ca"]),
-        (&["rotate", "s"], &["server-certificate"]),
+        (
+            &["rotate", ""],
+            &["server-certificate", "ca", "tunnel-token", "shared-secret"],
+        ),
+        (&["rotate", "s"], &["server-certificate", "shared-secret"]),
         (&["rotate", "--tunnel", "main", "c"], &["ca"]),
         (&["rotate", "ca", "--t"], &["--trusted", "--tunnel"]),
         (
