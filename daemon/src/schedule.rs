@@ -1,8 +1,8 @@
 //! When rotations are due that nobody orders: five fields as POSIX has them, in a time zone, with days on which nothing
 //! begins.
 //!
-//! A schedule opens a door and closes none: what has to be renewed before it ends is renewed by its own deadline, whatever
-//! stands here. Runs that were missed are one run.
+//! A schedule opens a door and closes none: a server certificate is renewed by its own deadline, whatever stands here.
+//! Runs that were missed are one run.
 //!
 //! The fields are searched in local time, by the library, as if that were UTC, where no hour is missing and none comes
 //! twice; the zone is put on afterwards. A time that a clock change leaves out runs at the change, one that it repeats runs

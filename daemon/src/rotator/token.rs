@@ -64,6 +64,12 @@ impl Held {
 }
 
 impl Tunnel {
+    /// The CA in force has changed, and the leaf that is served is not of it yet.
+    fn is_followed_by_no_leaf(&self) -> bool {
+        let both = self.ca.active.as_ref().zip(self.leaf.serving.as_ref());
+        both.is_some_and(|(ca, leaf)| ca.sha256 != leaf.issuer)
+    }
+
     /// Does everything that can be done now; gives until when nothing more is due, in Unix seconds.
     pub(super) fn step_token(&mut self, desk: &mut Desk<'_>) -> u64 {
         let now = desk.moment.unix();
@@ -159,7 +165,7 @@ impl Tunnel {
             left,
             watched: self.until_deserted(boot).is_zero(),
             ordered: self.token_order.as_ref().is_some_and(Ordered::is_waiting),
-            switching: self.ca.switch.is_some(),
+            switching: self.ca.switch.is_some() || self.is_followed_by_no_leaf(),
             paced: self.token_now.pace.is_on(boot),
             suspect: desk.moment.suspect,
         }
