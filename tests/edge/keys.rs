@@ -319,13 +319,23 @@ async fn with_every_key_of_an_edge_nobody_can_be_an_agent_to_a_proxy() {
     shown.push(':');
     for pair in [None].into_iter().chain(pairs.iter().map(Some)) {
         let what = pair.map_or("no certificate", |pair| pair.what);
-        // Each is opened when it is used: whoever says nothing for long is closed, by the edge or by the proxy.
-        let passed = TcpStream::connect(world.address).await.unwrap();
-        let passed = call(&world, passed, &host, pair).await;
-        let opened = taken.open(&host, Some(&shown)).await;
-        let opened = call(&world, opened, &host, pair).await;
-        for refused in [passed, opened] {
-            let error = refused.expect_err(what).to_string();
+        // Each is opened when it is used: whoever says nothing for long is closed, by the edge or by the proxy. That may
+        // happen on a machine which is busy, and says nothing of certificates: then it is tried again.
+        for by_thief in [false, true] {
+            let mut error = String::new();
+            for _ in 0..3 {
+                let refused = if by_thief {
+                    let opened = taken.open(&host, Some(&shown)).await;
+                    call(&world, opened, &host, pair).await
+                } else {
+                    let passed = TcpStream::connect(world.address).await.unwrap();
+                    call(&world, passed, &host, pair).await
+                };
+                error = refused.expect_err(what).to_string();
+                if !error.contains("handshake eof") {
+                    break;
+                }
+            }
             assert!(error.contains("received fatal alert"), "{what}: {error}");
         }
     }
