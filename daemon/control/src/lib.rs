@@ -20,7 +20,7 @@ mod secret;
 pub use frame::{FrameError, MAX_MESSAGE, Reader, Writer};
 pub use message::{
     Ack, Bye, Credential, FromDaemon, FromSubscriber, Hello, Leaf, Manifest, Nack, Policy, Reason,
-    Refusal, Refused, Report, Resource, Role, Route, Serving, Tunnel, TunnelReport, Version,
-    Welcome, word,
+    Refusal, Refused, Report, Resource, Role, Route, Serving, Tunnel, TunnelReport, Verdicts,
+    Version, Welcome, word,
 };
 pub use secret::Secret;

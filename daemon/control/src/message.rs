@@ -367,12 +367,30 @@ pub struct TunnelReport {
     /// Handshakes failed, by the name of the TLS alert received, or `io`, `timeout`, `other`.
     #[serde(default)]
     pub failures: BTreeMap<String, u64>,
+    /// What callers thought of the certificates of a CA, by SHA-256 of the CA certificate: the last
+    /// [`TunnelReport::CAS`] that were served.
+    #[serde(default)]
+    pub verdicts: BTreeMap<String, Verdicts>,
     /// Live connections by generation.
     #[serde(default, deserialize_with = "numbered")]
     pub connections: BTreeMap<u64, u64>,
     /// Names of routes that the leaf does not cover.
     #[serde(default)]
     pub uncovered_routes: Vec<String>,
+}
+
+impl TunnelReport {
+    /// CAs in `verdicts` at most: two that are trusted, and those before them.
+    pub const CAS: usize = 4;
+}
+
+/// How handshakes in which certificates of one CA were shown ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdicts {
+    /// Completed.
+    pub accepted: u64,
+    /// With an alert about the certificate.
+    pub refused: u64,
 }
 
 /// JSON has only texts as keys, and serde does not read numbers out of them inside a tagged enum.

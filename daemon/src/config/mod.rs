@@ -24,7 +24,7 @@ use pki::Algorithm;
 use process::Failure;
 
 pub use duration::{DurationError, parse_duration, write_duration};
-pub use rotate::{RotateConfig, When};
+pub use rotate::{KEYS, RotateConfig, When};
 
 /// Where the daemon's own state lies unless told otherwise: the place that FHS 5.8 gives it.
 pub const DEFAULT_STATE: &str = "/var/lib/keyward";

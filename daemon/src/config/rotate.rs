@@ -36,6 +36,9 @@ pub struct RotateConfig {
     shown: Shown,
 }
 
+/// The kinds that rotate by a schedule, as the file names them.
+pub const KEYS: [&str; 4] = ["certificate", "ca", "token", "secret"];
+
 /// What the calendar was made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
@@ -60,12 +63,17 @@ pub enum When {
 impl RotateConfig {
     /// The kinds under their keys.
     pub fn kinds(&self) -> [(&'static str, &When); 4] {
-        [
-            ("certificate", &self.certificate),
-            ("ca", &self.ca),
-            ("token", &self.token),
-            ("secret", &self.secret),
-        ]
+        KEYS.map(|key| (key, self.when(key)))
+    }
+
+    /// When the kind with this key rotates.
+    pub fn when(&self, key: &str) -> &When {
+        match key {
+            "ca" => &self.ca,
+            "token" => &self.token,
+            "secret" => &self.secret,
+            _ => &self.certificate,
+        }
     }
 
     /// The next runs of what runs by a clock, at most `count` each, in Unix seconds: as the calendar lets them begin.

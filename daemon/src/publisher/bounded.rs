@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use control::{Report, Serving, TunnelReport};
 
 /// What the parts of a report may take in the status, in bytes, in equal shares of the tunnels. With it and
-/// half a KiB for each tunnel's own line, the 512 replicas that are remembered at most make a status of some
+/// a KiB for each tunnel's own line, verdicts and all, the 512 replicas that are remembered at most make a status of some
 /// 9 MiB; those of one uid, which are 64, of little more than one.
 const REPORT: usize = 16 << 10;
 /// A number of 64 bits, quotes, colon and comma.
@@ -75,6 +75,12 @@ fn tunnel(one: &mut TunnelReport, part: usize) -> bool {
         one.connections.pop_first();
     }
     let fewer = one.connections.len() < generations;
+    let cas = one.verdicts.len();
+    one.verdicts.retain(|ca, _| is_plain(ca, LABEL));
+    while one.verdicts.len() > TunnelReport::CAS {
+        one.verdicts.pop_last();
+    }
+    let fewer = fewer || one.verdicts.len() < cas;
     strange || handshakes.cut || failures.cut || routes.cut || fewer
 }
 
@@ -107,6 +113,8 @@ fn is_plain(label: &str, longest: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use control::Verdicts;
+
     use super::*;
 
     fn full(tunnel: &str, label: impl Fn(usize) -> String) -> TunnelReport {
@@ -117,6 +125,16 @@ mod tests {
             leaf_sha256: "f".repeat(64),
             handshakes: counted(),
             failures: counted(),
+            verdicts: (0..9000)
+                .map(|n| {
+                    let most = u64::MAX;
+                    let verdicts = Verdicts {
+                        accepted: most,
+                        refused: most,
+                    };
+                    (label(n), verdicts)
+                })
+                .collect(),
             connections: (0..9000).map(|n| (u64::MAX - n, u64::MAX)).collect(),
             uncovered_routes: (0..9000).map(&label).collect(),
         }
@@ -142,7 +160,7 @@ mod tests {
                 assert!(report(&mut said, &tunnels));
                 assert_eq!(said.tunnels.len(), count, "one entry each");
                 let length = serde_json::to_string(&said).unwrap().len();
-                assert!(length <= REPORT + 512 * count + 512, "{count}: {length}");
+                assert!(length <= REPORT + 1024 * count + 512, "{count}: {length}");
             }
         }
     }
@@ -166,6 +184,9 @@ mod tests {
             ]
             .map(|alert| (alert.to_owned(), 1_000_000))
             .into(),
+            verdicts: (0..TunnelReport::CAS)
+                .map(|n| (leaf(n), Verdicts::default()))
+                .collect(),
             connections: (991..=1000).map(|n| (n, 10_000)).collect(),
             uncovered_routes: vec!["docs.internal.example".to_owned()],
         };

@@ -19,7 +19,7 @@ mod alarms;
 mod decision;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::decision::Decision;
 use super::authority::{Ca, Role, State, fraction};
@@ -35,7 +35,9 @@ const EVERY: u64 = 3600;
 /// What is asked of the remote follows from a list that is younger than this, in seconds.
 const FRESH: u64 = 30;
 /// A request that nobody answered may still arrive for this long, in seconds: twice the time limit of a call.
-const LATE: u64 = 60;
+pub const LATE: u64 = 60;
+/// A remote may list for this long, in seconds, what was before a call that it has answered.
+const LAG: u64 = 900;
 /// A standby that does not sign after this many seconds is given up.
 const DEADLINE: u64 = DAY;
 /// A CA is rotated while it lasts at least this many lives of a server certificate.
@@ -72,9 +74,9 @@ pub struct Served {
     pub acknowledged: bool,
     /// What it saw of callers under the CA in force.
     pub grade: Option<Grade>,
-    /// Handshakes under the CA in force, since it was published.
+    /// Handshakes in which a certificate of the CA in force was shown.
     pub new: Tally,
-    /// The same of the CA before.
+    /// The same of the CA before, which may still be shown as the fallback.
     pub old: Tally,
 }
 
@@ -110,6 +112,12 @@ pub struct Seen {
     pub fallback: bool,
     /// The proxies that are in service.
     pub served: Vec<Served>,
+    /// Proxies that are known not to be in service any more.
+    pub left: Vec<String>,
+    /// This process has watched for as long as a replica may be away.
+    pub watched: bool,
+    /// This process runs for less than [`LATE`]: a call of the one before may still arrive.
+    pub young: bool,
     /// Somebody ordered a rotation that has not begun.
     pub ordered: bool,
     /// One that nobody ordered may begin now.
@@ -151,6 +159,8 @@ pub enum Action {
     SwitchOver,
     /// Record what was seen of callers under the new CA.
     Prove(BTreeMap<String, Grade>),
+    /// Record the proxies in service.
+    Note(BTreeSet<String>),
     /// Record that the CA before is to be archived.
     Conclude,
     /// Destroy the key of the CA before, record that it is over.
@@ -166,14 +176,23 @@ pub fn next(state: &State, seen: &Seen, now: u64) -> Action {
     if seen.paced {
         return Action::Wait(now + 1);
     }
+    let roster = roster(state, seen);
+    if roster != state.slots.roster {
+        return Action::Note(roster);
+    }
     if let Some(action) = at_home(state, seen, now) {
         return action;
     }
     if seen.calling || seen.closed {
         return Action::Wait(now + 1);
     }
+    // What came of a call is looked at ever more rarely.
+    let call = state.slots.call.as_ref();
+    let every = call.map_or(EVERY, |call| {
+        (now.abs_diff(call.asked) / 4).clamp(FRESH, EVERY)
+    });
     let listing = seen.listing.as_ref();
-    let Some(listing) = listing.filter(|listing| now.abs_diff(listing.at) < EVERY) else {
+    let Some(listing) = listing.filter(|listing| now.abs_diff(listing.at) < every) else {
         return Action::List;
     };
     let action = Decision {
@@ -203,9 +222,15 @@ pub fn speaks_against(new: Tally, old: Tally) -> bool {
 
 /// Whether the CA in force should have a successor.
 pub fn is_due(state: &State, leaf: u64, now: u64) -> bool {
+    let active = state.active.as_ref();
+    active.is_some_and(|active| fraction(active, now) >= 50) || is_pressing(state, leaf, now)
+}
+
+/// Whether it needs one whatever anybody planned: before long it could not sign a server certificate for its whole life.
+fn is_pressing(state: &State, leaf: u64, now: u64) -> bool {
     state.active.as_ref().is_some_and(|active| {
         let left = active.not_after.saturating_sub(now);
-        fraction(active, now) >= 50 || left < leaf.saturating_mul(LEAF_LIVES)
+        left < leaf.saturating_mul(LEAF_LIVES)
     })
 }
 
@@ -260,13 +285,28 @@ fn is_held(served: &[Served]) -> bool {
 }
 
 /// Whether the CA in force is known to work at every replica in service, or somebody answers for it.
-fn is_proven(rotation: &Rotation, served: &[Served]) -> bool {
-    let proven = |served: &Served| {
-        let grade = rotation.proofs.get(&served.name);
-        grade.is_some_and(|grade| *grade >= Grade::Observed)
-    };
+fn is_proven(state: &State, rotation: &Rotation, seen: &Seen) -> bool {
     // Nobody is no evidence.
-    rotation.accepted.is_some() || !served.is_empty() && served.iter().all(proven)
+    rotation.accepted.is_some()
+        || !seen.served.is_empty() && unproven(state, rotation, seen).is_empty()
+}
+
+/// The replicas in service of which it is not known that their callers take the CA in force.
+fn unproven(state: &State, rotation: &Rotation, seen: &Seen) -> BTreeSet<String> {
+    let mut unproven = roster(state, seen);
+    unproven.retain(|name| {
+        let grade = rotation.proofs.get(name);
+        grade.is_none_or(|grade| *grade < Grade::Observed)
+    });
+    unproven
+}
+
+/// The replicas in service: those that are here, and those that an earlier process knew and that have not come back yet.
+fn roster(state: &State, seen: &Seen) -> BTreeSet<String> {
+    let absent = state.slots.roster.iter();
+    let absent = absent.filter(|name| !seen.watched && !seen.left.contains(name));
+    let here = seen.served.iter().map(|served| &served.name);
+    absent.chain(here).cloned().collect()
 }
 
 #[cfg(test)]

@@ -64,6 +64,10 @@ pub struct Seen {
     pub left: Vec<String>,
     /// This process has watched for as long as a replica may be away.
     pub watched: bool,
+    /// This process runs for less than [`LATE`]: a call of the one before may still arrive.
+    pub young: bool,
+    /// No connector has come back yet since this process started, and there should be one.
+    pub awaited: bool,
     /// Somebody ordered a rotation that has not begun.
     pub ordered: bool,
     /// A CA rotation is switching.
@@ -165,8 +169,10 @@ pub fn obstacle(state: &State, seen: &Seen) -> Option<&'static str> {
         Some("the clock cannot be believed")
     } else if seen.switching {
         Some("a CA rotation is switching")
-    } else if matches!(state.trouble, Some(Trouble::Archived)) {
+    } else if is_archived(state) {
         Some("the remote says that the tunnel is archived")
+    } else if seen.awaited {
+        Some("no connector has come back yet since the daemon started")
     } else if !seen.connectors.iter().all(holds) {
         // With the value before it could not come back.
         Some("a connector is away, or has not taken the token in force yet")
@@ -193,7 +199,7 @@ pub fn pending(state: &State, seen: &Seen) -> Vec<String> {
 /// Whether what was called has arrived by now, or never will.
 pub fn is_late(state: &State, seen: &Seen, now: u64) -> bool {
     let called = state.rotation.as_ref().and_then(|rotation| rotation.called);
-    !seen.suspect && called.is_some_and(|called| now.abs_diff(called) >= LATE)
+    !seen.suspect && !seen.young && called.is_some_and(|called| now.abs_diff(called) >= LATE)
 }
 
 /// Whether there is an occasion that the remote's word would settle.
@@ -256,11 +262,15 @@ fn rest(state: &State, seen: &Seen, now: u64) -> Action {
 
 /// Before the call.
 fn intent(state: &State, rotation: &Rotation, seen: &Seen, now: u64) -> Action {
-    if let Some(why) = obstacle(state, seen) {
-        return Action::Abandon(why);
-    }
+    let obstacle = obstacle(state, seen);
     if now.abs_diff(rotation.began) > HARD_DEADLINE {
-        return Action::Abandon("the remote could not be reached in time");
+        return Action::Abandon(obstacle.unwrap_or("the remote could not be reached in time"));
+    }
+    match obstacle {
+        Some(why) if is_archived(state) => return Action::Abandon(why),
+        // It passes: after a start connectors take their time to come back.
+        Some(_) => return Action::Wait(rotation.began + HARD_DEADLINE + 1),
+        None => {}
     }
     if rotation.looked && state.id.is_some() && now.abs_diff(state.asked) < FRESH {
         return Action::Call;
@@ -324,6 +334,10 @@ fn occasion(state: &State, seen: &Seen) -> Option<Occasion> {
         }
         _ => None,
     }
+}
+
+fn is_archived(state: &State) -> bool {
+    matches!(state.trouble, Some(Trouble::Archived))
 }
 
 /// Whether the edge refused this connector with the value in force.

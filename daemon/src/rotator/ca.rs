@@ -255,7 +255,7 @@ impl Tunnel {
     }
 
     /// As [`advance_ca`](Self::advance_ca), where a power loss may take the step back.
-    fn note_ca(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
+    pub(super) fn note_ca(&mut self, desk: &mut Desk<'_>, next: State) -> Result<(), DiskError> {
         desk.note(&self.name, Kind::Ca, entry(&next, &self.ca))?;
         self.ca = next;
         Ok(())

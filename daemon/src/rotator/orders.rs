@@ -9,6 +9,7 @@ use super::pending::{
     Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, ROTATE_SHARED_SECRET, ROTATE_TUNNEL_TOKEN,
     running,
 };
+use super::schedule;
 use super::tunnel::{Desk, SIGNER, StepError, Tunnel};
 use crate::board::{Fault, Order, Refusal, Request};
 use crate::rotation::Witness;
@@ -22,6 +23,15 @@ const SHOWN: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Operations {
     list: VecDeque<Operation>,
+    /// What became of those that the schedule ordered, until it asks.
+    scheduled: BTreeMap<String, Outcome>,
+}
+
+/// What became of an operation.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) done: bool,
+    pub(super) detail: String,
 }
 
 impl Operations {
@@ -62,10 +72,21 @@ impl Operations {
                 detail,
                 "operation ended"
             );
+            if operation.actor == schedule::ACTOR {
+                let done = state == OperationState::Done;
+                let detail = detail.clone();
+                self.scheduled
+                    .insert(id.to_owned(), Outcome { done, detail });
+            }
             operation.state = state;
             operation.detail = detail;
             operation.ended = Some(now);
         }
+    }
+
+    /// What became of one that the schedule ordered; `None`: it runs, or is not known.
+    pub(super) fn take_outcome(&mut self, id: &str) -> Option<Outcome> {
+        self.scheduled.remove(id)
     }
 }
 

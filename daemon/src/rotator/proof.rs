@@ -1,71 +1,46 @@
 //! What the proxies' reports say of callers under the CA in force, and what an operator says in their place.
 
-use control::TunnelReport;
-
 use super::orders::refusal;
 use super::pending::{Ordered, ROTATE_CA, running};
 use super::tunnel::{Desk, StepError, Tunnel};
 use crate::board::Refusal;
 use crate::rotation::Witness;
+use crate::rotation::authority::Ca;
 use crate::rotation::slots::{Grade, Phase, SLOTS, Served, Tally};
 use crate::status::{Operation, OperationState};
 
 impl Tunnel {
     /// The replicas in service, as far as the CA goes.
-    pub(super) fn served_slots(&mut self, desk: &Desk<'_>, witnesses: &[Witness]) -> Vec<Served> {
+    pub(super) fn served_slots(&self, desk: &Desk<'_>, witnesses: &[Witness]) -> Vec<Served> {
         let generation = self.leaf.serving.as_ref().map_or(0, |leaf| leaf.generation);
-        let leaves = |ca: Option<&crate::rotation::authority::Ca>| -> Vec<String> {
-            let all = self.leaf.serving.iter().chain(&self.leaf.kept);
-            let all = all.chain(&self.leaf.fallback);
-            let of = all.filter(|leaf| ca.is_some_and(|ca| ca.sha256 == leaf.issuer));
-            of.map(|leaf| leaf.sha256.clone()).collect()
-        };
-        let (new, old) = (
-            leaves(self.ca.active.as_ref()),
-            leaves(self.ca.old.as_ref()),
-        );
-        let switched = self.ca.is_in(Phase::Switched);
-        if !switched {
-            self.slots.before.clear();
-        }
         let replicas = desk.board.replicas.borrow();
-        let mut all = Vec::new();
-        for witness in witnesses {
+        let served = |witness: &Witness| {
             let reports = replicas.get(&witness.name).map(|one| &one.report.tunnels);
             let mut reports = reports.into_iter().flatten();
             let report = reports.find(|report| report.tunnel == self.name);
-            let alerts = report.map_or(0, alerts);
-            let acknowledged = witness.acked >= generation;
-            let under_new = Tally {
-                completed: completed(report, &new),
-                alerts,
+            let tally = |ca: Option<&Ca>| {
+                let verdicts = ca.and_then(|ca| report?.verdicts.get(&ca.sha256));
+                let verdicts = verdicts.copied().unwrap_or_default();
+                Tally {
+                    completed: verdicts.accepted,
+                    alerts: verdicts.refused,
+                }
             };
-            let under_old = Tally {
-                completed: completed(report, &old),
-                alerts,
-            };
-            let before = if switched && acknowledged {
-                let before = &mut self.slots.before;
-                *before.entry(witness.name.clone()).or_insert(under_old)
-            } else {
-                under_old
-            };
-            all.push(Served {
+            let new = tally(self.ca.active.as_ref());
+            Served {
                 name: witness.name.clone(),
-                acknowledged,
-                grade: (under_new.completed > 0).then_some(Grade::Observed),
-                new: Tally {
-                    alerts: alerts.saturating_sub(before.alerts),
-                    ..under_new
-                },
-                old: before,
-            });
-        }
-        all
+                acknowledged: witness.acked >= generation,
+                grade: (new.completed > 0).then_some(Grade::Observed),
+                new,
+                old: tally(self.ca.old.as_ref()),
+            }
+        };
+        witnesses.iter().map(served).collect()
     }
 
     /// Everything that speaks against a rotation of the CA.
     pub(super) fn refuse_rotation(&self) -> Result<(), Refusal> {
+        self.refuse_other_tunnel()?;
         if let Some(rotation) = &self.ca.slots.rotation {
             return Err(refusal(
                 format!(
@@ -129,23 +104,4 @@ impl Tunnel {
             ..operation
         })
     }
-}
-
-fn completed(report: Option<&TunnelReport>, leaves: &[String]) -> u64 {
-    let counts = report.into_iter().flat_map(|report| &report.handshakes);
-    let of = counts.filter(|(leaf, _)| leaves.contains(leaf));
-    of.map(|(_, count)| count).sum()
-}
-
-/// Handshakes that ended with a verdict on the certificate, as the proxy counts them.
-fn alerts(report: &TunnelReport) -> u64 {
-    let about = |name: &str| {
-        matches!(name, "unknown_ca" | "decrypt_error")
-            || name.contains("certificate") && name != "certificate_required"
-    };
-    let counts = report.failures.iter();
-    counts
-        .filter(|(name, _)| about(name))
-        .map(|(_, count)| count)
-        .sum()
 }

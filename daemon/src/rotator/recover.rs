@@ -22,6 +22,7 @@ use crate::config::TunnelConfig;
 use crate::custody::Custody;
 use crate::disk::{Disk, DiskError};
 use crate::journal::{Journal, Kind};
+use crate::rotation::{authority, tunnel_token};
 use crate::served::Served;
 use crate::store::{Contents, Store};
 
@@ -87,13 +88,15 @@ fn resume(
         files_stale: true,
         ..Facts::default()
     };
+    let ca: authority::State = state(journal, place.name, Kind::Ca)?;
+    let token: tunnel_token::State = state(journal, place.name, Kind::TunnelToken)?;
     let tunnel = Tunnel {
         name: place.name.to_owned(),
         config: config.clone(),
         leaf: state(journal, place.name, Kind::ServerCertificate)?,
-        ca: state(journal, place.name, Kind::Ca)?,
+        ca: ca.at_remote(config.remote()),
         client_ca: state(journal, place.name, Kind::ClientCa)?,
-        token: state(journal, place.name, Kind::TunnelToken)?,
+        token: token.at_remote(config.remote()),
         custody,
         store,
         served,
@@ -115,6 +118,7 @@ fn resume(
         secret_order: None,
         orders_noted: Orders::default(),
         due: Due::default(),
+        reviewed: None,
     };
     Ok((tunnel, contents))
 }

@@ -1,11 +1,14 @@
 //! The tunnel itself at the other side: whether it is there, and is the one that the configuration means.
 //!
-//! Looked at when the daemon starts and every hour. What is wrong with it is an alarm; nothing is given up for it, and what
-//! is served goes on being served.
+//! Looked at when the daemon starts and every hour. Until it was seen to be of the configured domain, nothing else is asked
+//! of the other side: a slip in `tunnel_id` must not change somebody else's tunnel. What is wrong with it is an alarm;
+//! nothing is given up for it, and what is served goes on being served.
 
 use std::time::Duration;
 
+use super::orders::refusal;
 use super::tunnel::{Desk, Pace, Tunnel};
+use crate::board::Refusal;
 use crate::remote::{Answer, Call, Lane, Told};
 use crate::tunnels::CallError;
 
@@ -21,6 +24,27 @@ pub(super) struct Remote {
     pub(super) pace: Pace,
     /// When the tunnel was last read, since boot.
     looked_at: Option<Duration>,
+    /// What it is there. One that cannot be read for a while is what it was.
+    found: Found,
+}
+
+/// What a tunnel's identifier means at the other side.
+#[derive(Debug, Default)]
+enum Found {
+    /// It was not read yet.
+    #[default]
+    Unknown,
+    /// The tunnel of our domain.
+    Ours,
+    /// Another one, or one that is archived; why it cannot be used.
+    Unusable(String),
+}
+
+impl Remote {
+    /// Whether anything may be asked about it.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self.found, Found::Ours)
+    }
 }
 
 impl Tunnel {
@@ -50,17 +74,32 @@ impl Tunnel {
             Ok(Answer::Tunnel(tunnel)) => {
                 self.remote.pace.reset();
                 self.remote.looked_at = Some(boot);
-                match wrong(&tunnel, &self.config.domain) {
-                    Some(text) => self.trouble(TOPIC, text),
-                    None => self.well(TOPIC),
+                if let Some(text) = wrong(&tunnel, &self.config.domain) {
+                    self.remote.found = Found::Unusable(text.clone());
+                    self.trouble(TOPIC, text);
+                } else {
+                    self.remote.found = Found::Ours;
+                    self.well(TOPIC);
                 }
             }
             Ok(_) => {}
             Err(error) => {
-                self.remote.pace.fail(boot);
-                let text = format!("the tunnel cannot be read: {}", chain(&error));
-                self.trouble(TOPIC, text);
+                if self.remote.pace.after(boot, &error) {
+                    let text = format!("the tunnel cannot be read: {}", chain(&error));
+                    self.trouble(TOPIC, text);
+                }
             }
+        }
+    }
+
+    /// What speaks against an order that changes something at the other side.
+    pub(super) fn refuse_other_tunnel(&self) -> Result<(), Refusal> {
+        match &self.remote.found {
+            Found::Unusable(why) => Err(refusal(
+                why.clone(),
+                "write the right one into keyward.yaml, and start the daemon again".to_owned(),
+            )),
+            Found::Unknown | Found::Ours => Ok(()),
         }
     }
 }

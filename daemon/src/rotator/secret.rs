@@ -48,8 +48,6 @@ pub(super) struct Shared {
     pace: Pace,
     /// After failures of calls.
     calls: Pace,
-    /// The remote is not called before, since boot: it asked for that.
-    closed_until: Duration,
     /// After secrets that came to nothing.
     spoilt: Pace,
     /// What the remote lists, as far as nothing has changed since.
@@ -193,7 +191,7 @@ impl Tunnel {
             young: boot < self.facts.watching_since + COME_BACK,
             wanted: wanted.map(|_| Cause::Ordered),
             quiet: self.config.shared_secret.quiet.as_secs(),
-            asking: asking || shared.calls.is_on(boot) || boot < shared.closed_until,
+            asking: asking || !self.remote.is_ours() || shared.calls.is_on(boot),
             paced: shared.pace.is_on(boot) || shared.spoilt.is_on(boot),
             suspect,
         }

@@ -3,7 +3,6 @@
 //! A turn leaves at most one call, and takes what came of it into a later one. What a call did is never read from its
 //! answer alone: a list follows.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::pending::Ordered;
@@ -17,9 +16,7 @@ use crate::journal::{Entry, Kind};
 use crate::remote::{Answer, Call, Lane, Told};
 use crate::rotation::Witness;
 use crate::rotation::authority::{self, Ca, State};
-use crate::rotation::slots::{
-    Action, Listing, Reason, Registration, Rotation, Seen, Tally, What, next,
-};
+use crate::rotation::slots::{Action, Listing, Reason, Registration, Rotation, Seen, What, next};
 use crate::status::OperationState;
 use crate::tunnels::CallError;
 
@@ -41,8 +38,6 @@ pub(super) struct Slots {
     pub(super) seen: Seen,
     /// There is no step before this second.
     until: Option<u64>,
-    /// Alerts and handshakes of the CA before, by replica, when the leaf of the one in force came there.
-    pub(super) before: BTreeMap<String, Tally>,
 }
 
 impl Slots {
@@ -90,23 +85,30 @@ impl Tunnel {
                 self.well(LISTS);
             }
             (Call::Certificates, Err(error)) => {
-                self.slots.list_pace.fail(boot);
-                let text = format!("the CAs of the tunnel cannot be listed: {}", chain(&error));
-                self.trouble(LISTS, text);
+                if self.slots.list_pace.after(boot, &error) {
+                    let text = format!("the CAs of the tunnel cannot be listed: {}", chain(&error));
+                    self.trouble(LISTS, text);
+                }
             }
-            (Call::AddCertificate { .. }, Ok(Answer::Certificate(made))) => {
-                let next = self.ca.answered(&made.id);
+            (_, Ok(Answer::Certificate(one))) => {
+                let next = self.ca.answered(&one.id);
                 self.note_told(desk, next);
             }
             (_, Err(error)) => {
-                self.slots.call_pace.fail(boot);
                 // Whatever else came of it, the list decides.
-                if matches!(error, CallError::NotSent(_)) {
-                    let next = self.ca.forgotten();
+                let next = match &error {
+                    CallError::NotSent(_) => Some(self.ca.forgotten()),
+                    CallError::Unknown(_) => Some(self.ca.unanswered(desk.moment.unix())),
+                    CallError::Refused(_) => None,
+                };
+                if let Some(next) = next {
                     self.note_told(desk, next);
                 }
-                let text = format!("the CAs of the tunnel cannot be changed: {}", chain(&error));
-                self.trouble(CALLS, text);
+                if self.slots.call_pace.after(boot, &error) {
+                    let text =
+                        format!("the CAs of the tunnel cannot be changed: {}", chain(&error));
+                    self.trouble(CALLS, text);
+                }
             }
             (_, Ok(_)) => {}
         }
@@ -119,7 +121,7 @@ impl Tunnel {
         }
     }
 
-    fn seen_slots(&mut self, desk: &Desk<'_>, witnesses: &[Witness]) -> Seen {
+    fn seen_slots(&self, desk: &Desk<'_>, witnesses: &[Witness]) -> Seen {
         let boot = desk.moment.boot;
         let served = self.served_slots(desk, witnesses);
         let serving = self.leaf.serving.as_ref();
@@ -128,7 +130,8 @@ impl Tunnel {
         Seen {
             listing: self.slots.listing.clone(),
             calling: desk.calls.is_under_way(&self.name, Lane::Ca),
-            closed: self.slots.paces().iter().any(|pace| pace.is_on(boot)),
+            closed: !self.remote.is_ours()
+                || self.slots.paces().iter().any(|pace| pace.is_on(boot)),
             settle: self.config.ca.settle.as_secs(),
             leaf: self.config.server_certificate.lifetime.as_secs(),
             settled_issuer: serving
@@ -136,6 +139,9 @@ impl Tunnel {
                 .map(|leaf| leaf.issuer.clone()),
             fallback: fallback || self.leaf.fallback.is_some(),
             served,
+            left: self.proxies(desk).1,
+            watched: self.until_deserted(boot).is_zero(),
+            young: self.is_young(boot),
             ordered: self.ca_order.as_ref().is_some_and(Ordered::is_waiting),
             by_itself: self.config.rotate.ca == When::Auto
                 && self.config.rotate.calendar.is_open(desk.moment.unix()),
@@ -170,6 +176,7 @@ impl Tunnel {
                 self.advance_ca(desk, old.taken_over(fresh_id(desk.moment), now))?;
             }
             Action::SwitchOver => self.switch_over(desk, &old)?,
+            Action::Note(roster) => self.note_ca(desk, old.noted(roster.clone()))?,
             Action::Prove(proofs) => self.advance_ca(desk, old.proven(proofs))?,
             Action::Conclude => self.advance_ca(desk, old.concluded(now))?,
             Action::Retire => self.let_go(desk, &old)?,
@@ -264,7 +271,6 @@ impl Tunnel {
             let authority = self.load_authority(standby, desk.moment)?;
             self.rehearse(&authority, desk.moment)?;
         }
-        self.slots.before.clear();
         self.advance_ca(desk, old.switched_over(desk.moment.unix()))?;
         self.say(
             desk,
@@ -302,6 +308,8 @@ impl Tunnel {
             self.certificates.remove(&standby.id);
         }
         self.advance_ca(desk, old.rolled_back())?;
+        self.slots.call_pace.reset();
+        self.well(CALLS);
         let rotation = old.slots.rotation.as_ref();
         let why = rotation.and_then(|rotation| rotation.failure.as_deref());
         let detail = format!("rolled back: {}", why.unwrap_or_default());

@@ -78,10 +78,7 @@ impl Tunnel {
                 Ok(stored) => stored.filter(|token| self.is_token(token)),
                 // It is there, or not: nothing is known, so nothing is decided.
                 Err(error) => {
-                    self.trouble(
-                        TOPIC,
-                        format!("tunnel token: {}", StepError::from(error).chain()),
-                    );
+                    self.token_trouble(error);
                     break;
                 }
             };
@@ -96,15 +93,17 @@ impl Tunnel {
                 Ok(()) => self.well(TOPIC),
                 Err(error) => {
                     self.token_now.pace.fail(desk.moment.boot);
-                    self.trouble(
-                        TOPIC,
-                        format!("tunnel token: {}", StepError::from(error).chain()),
-                    );
+                    self.token_trouble(error);
                     break;
                 }
             }
         }
         now + TICK.as_secs()
+    }
+
+    fn token_trouble(&mut self, error: DiskError) {
+        let text = format!("tunnel token: {}", StepError::from(error).chain());
+        self.trouble(TOPIC, text);
     }
 
     /// What everybody may know of it.
@@ -160,10 +159,14 @@ impl Tunnel {
             stored: stored.map(digest),
             published: published.map_or(0, |token| token.generation),
             held: self.token_now.held.is_some(),
-            asked: desk.calls.is_under_way(&self.name, Lane::Token),
+            asked: !self.remote.is_ours() || desk.calls.is_under_way(&self.name, Lane::Token),
+            awaited: self.config.connector == Connector::Cloudflared
+                && connectors.is_empty()
+                && !self.until_deserted(boot).is_zero(),
             connectors,
             left,
             watched: self.until_deserted(boot).is_zero(),
+            young: self.is_young(boot),
             ordered: self.token_order.as_ref().is_some_and(Ordered::is_waiting),
             switching: self.ca.switch.is_some() || self.is_followed_by_no_leaf(),
             paced: self.token_now.pace.is_on(boot),

@@ -11,7 +11,7 @@ use super::calls::Calls;
 use super::orders::Operations;
 use super::pending::{Ordered, Orders};
 use super::remote::Remote;
-use super::schedule::Due;
+use super::schedule::{Due, Reviewed};
 use super::secret::Shared;
 use super::slots::Slots;
 use super::token::Token;
@@ -21,11 +21,13 @@ use crate::config::TunnelConfig;
 use crate::custody::Custody;
 use crate::disk::DiskError;
 use crate::journal::{Entry, Journal, Kind};
+use crate::rotation::slots::LATE;
 use crate::rotation::{
     ISSUES_PER_HOUR, REPLICA_GRACE, Witness, authority, server_certificate, tunnel_token, ulid,
 };
 use crate::served::Served;
 use crate::store::Store;
+use crate::tunnels::{CallError, NotSent};
 
 /// Steps in one turn. A rotation of everything takes about twenty; more is a loop, which ends here.
 const STEPS: usize = 100;
@@ -74,6 +76,7 @@ pub(super) struct Tunnel {
     pub(super) orders_noted: Orders,
     /// When something is due by itself.
     pub(super) due: Due,
+    pub(super) reviewed: Reviewed,
 }
 
 /// What this process knows and the journal does not.
@@ -116,6 +119,21 @@ impl Pace {
         let pause = Duration::from_secs(1 << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures += 1;
         self.until = Some(boot + pause);
+    }
+
+    /// After a call that failed; whether that is trouble. To be told to wait is none.
+    pub(super) fn after(&mut self, boot: Duration, error: &CallError) -> bool {
+        if let CallError::NotSent(NotSent::Paced(left)) = error {
+            self.until = Some(boot + *left);
+            return false;
+        }
+        self.fail(boot);
+        true
+    }
+
+    /// Whether it is on because something failed.
+    pub(super) fn is_failing(&self, boot: Duration) -> bool {
+        self.failures > 0 && self.is_on(boot)
     }
 
     pub(super) fn reset(&mut self) {
@@ -244,12 +262,15 @@ impl Tunnel {
         self.refresh_files();
         self.publish_rest(desk);
         let boot = desk.moment.boot;
-        let paces = [&self.leaf_pace, &self.ca_pace, &self.remote.pace];
-        for pace in paces
-            .into_iter()
-            .chain([&self.token_now.pace])
-            .chain(self.slots.paces())
-        {
+        let [lists, calls] = self.slots.paces();
+        for pace in [
+            &self.leaf_pace,
+            &self.ca_pace,
+            &self.remote.pace,
+            &self.token_now.pace,
+            lists,
+            calls,
+        ] {
             if pace.is_on(boot) {
                 pause = pause.min(pace.left(boot));
             }
@@ -265,9 +286,14 @@ impl Tunnel {
 
     /// The proxies that are in service for this tunnel.
     pub(super) fn witnesses(&self, desk: &Desk<'_>) -> Vec<Witness> {
+        self.proxies(desk).0
+    }
+
+    /// The proxies that are in service for this tunnel, and the names of those that are known not to be any more.
+    pub(super) fn proxies(&self, desk: &Desk<'_>) -> (Vec<Witness>, Vec<String>) {
         let replicas = desk.board.replicas.borrow();
         let (role, resource) = (Role::Proxy, control::Resource::Credential);
-        self.subscribers(&replicas, desk.moment, role, resource).0
+        self.subscribers(&replicas, desk.moment, role, resource)
     }
 
     /// The subscribers of a role that are in service for this tunnel, by what they say of a resource, and the names of those
@@ -312,6 +338,11 @@ impl Tunnel {
     /// How long until no proxy means that none comes back.
     pub(super) fn until_deserted(&self, boot: Duration) -> Duration {
         REPLICA_GRACE.saturating_sub(boot.saturating_sub(self.facts.watching_since))
+    }
+
+    /// Whether a call of an earlier process may still be on its way.
+    pub(super) fn is_young(&self, boot: Duration) -> bool {
+        boot.saturating_sub(self.facts.watching_since) < Duration::from_secs(LATE)
     }
 
     /// Whether the time for acks is over.

@@ -123,7 +123,10 @@ fn report(serving: &Serving, alive: &[Arc<Serving>], routes: &[String]) -> Tunne
             *connections.entry(other.generation).or_default() += live;
         }
     }
-    let failures = serving.tunnel.seen().failures.clone();
+    let (failures, verdicts) = {
+        let seen = serving.tunnel.seen();
+        (seen.failures.clone(), seen.verdicts.clone())
+    };
     TunnelReport {
         tunnel: serving.tunnel.name.to_string(),
         generation: serving.generation,
@@ -132,6 +135,10 @@ fn report(serving: &Serving, alive: &[Arc<Serving>], routes: &[String]) -> Tunne
         failures: failures
             .into_iter()
             .map(|(name, n)| (name.to_owned(), n))
+            .collect(),
+        verdicts: verdicts
+            .into_iter()
+            .map(|(ca, verdicts)| (ca.to_string(), verdicts))
             .collect(),
         connections,
         uncovered_routes: uncovered(serving, routes),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use control::{TunnelReport, Verdicts};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
@@ -35,6 +36,8 @@ pub(crate) struct Tunnel {
 pub(super) struct Use {
     /// By the name of the alert, or `io`, `timeout`, `other`.
     pub(super) failures: BTreeMap<&'static str, u64>,
+    /// What callers thought of each CA's certificates, the CA that came last at the end.
+    pub(super) verdicts: Vec<(Arc<str>, Verdicts)>,
     /// When the last certificate alerts came, in boot time; at most [`Use::KEPT`].
     refusals: Vec<Duration>,
     last_success: Option<Duration>,
@@ -50,16 +53,32 @@ impl Use {
     /// One entry a second at most, so the window always fits.
     const KEPT: usize = 61;
 
-    pub(super) fn succeeded(&mut self, boot: Duration) {
+    pub(super) fn succeeded(&mut self, ca: &Arc<str>, boot: Duration) {
         self.last_success = Some(boot);
         self.refusals.clear();
+        self.verdict(ca, |verdicts| verdicts.accepted += 1);
     }
 
-    pub(super) fn failed(&mut self, name: &'static str, certificate: bool, boot: Duration) {
+    /// On a certificate of `ca`.
+    fn verdict(&mut self, ca: &Arc<str>, add: fn(&mut Verdicts)) {
+        let all = &mut self.verdicts;
+        if let Some((_, known)) = all.iter_mut().find(|(known, _)| known == ca) {
+            return add(known);
+        }
+        if all.len() >= TunnelReport::CAS {
+            all.remove(0);
+        }
+        let mut first = Verdicts::default();
+        add(&mut first);
+        all.push((Arc::clone(ca), first));
+    }
+
+    pub(super) fn failed(&mut self, name: &'static str, ca: &Arc<str>, boot: Duration) {
         *self.failures.entry(name).or_default() += 1;
-        if !certificate {
+        if !alert::is_about_certificate(name) {
             return;
         }
+        self.verdict(ca, |verdicts| verdicts.refused += 1);
         self.refusals.retain(|at| *at + Self::WINDOW > boot);
         let crowded = self.refusals.len() >= Self::FAILURES
             && self
@@ -341,7 +360,7 @@ impl Begun {
         }
         let served = self.serving.served(self.leaf);
         served.completed.fetch_add(1, Ordering::Relaxed);
-        self.serving.tunnel.seen().succeeded(boot);
+        self.serving.tunnel.seen().succeeded(&served.ca, boot);
         self.serving.connections.fetch_add(1, Ordering::Relaxed);
         Some(Established {
             ending: self.serving.ending(self.leaf),
@@ -351,12 +370,11 @@ impl Begun {
 
     /// The handshake failed, for a reason that [`alert`] names.
     pub(crate) fn failed(self, name: &'static str, boot: Duration) {
-        let certificate = alert::is_about_certificate(name);
-        if certificate {
-            let served = self.serving.served(self.leaf);
+        let served = self.serving.served(self.leaf);
+        if alert::is_about_certificate(name) {
             served.refused.fetch_add(1, Ordering::Relaxed);
         }
-        self.serving.tunnel.seen().failed(name, certificate, boot);
+        self.serving.tunnel.seen().failed(name, &served.ca, boot);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The fallback leaf: for the time in which those who verify may not know the new CA yet.
 
-use control::Credential;
+use control::{Credential, TunnelReport, Verdicts};
 
 use super::world::{Ca, Caller, Pipes, leaf_sha256, shown};
 use crate::credential::Source;
@@ -40,6 +40,9 @@ async fn fallback_until_success(old: &Ca, new: &Ca) {
     let report = &pipes.credentials.report(&[])[0];
     assert_eq!(report.handshakes[&leaf_sha256(&credential.leaf)], 0);
     assert_eq!(report.handshakes[&fallback], 1);
+    let verdict = |accepted, refused| Verdicts { accepted, refused };
+    let expected = [(new.sha256(), verdict(0, 3)), (old.sha256(), verdict(1, 0))];
+    assert_eq!(report.verdicts, expected.clone().into());
 
     // The daemon's probe sees the newest leaf whatever happens, and its success ends the fallback.
     let begun = pipes
@@ -49,6 +52,22 @@ async fn fallback_until_success(old: &Ca, new: &Ca) {
     begun.complete(std::time::Duration::ZERO).unwrap();
     let (stream, _) = pipes.handshake(&Caller::new(&[old, new]).connector()).await;
     assert_eq!(shown(&stream.unwrap()), leaf_sha256(&credential.leaf));
+
+    // Leaves and generations come and go; what callers thought of a CA stays, of the last few.
+    let next = with_fallback(new, old, 3);
+    pipes.offer(&next).settled().await;
+    let verdicts = || pipes.credentials.report(&[])[0].verdicts.clone();
+    let expected = [(new.sha256(), verdict(2, 3)), (old.sha256(), verdict(1, 0))];
+    assert_eq!(verdicts(), expected.into());
+    let later: Vec<Ca> = (0..3).map(|_| Ca::new()).collect();
+    for (generation, ca) in (4..).zip(&later) {
+        pipes.offer(&ca.credential(generation)).settled().await;
+        let (stream, _) = pipes.handshake(&Caller::new(&[ca]).connector()).await;
+        assert!(stream.is_ok());
+    }
+    let known: Vec<String> = verdicts().into_keys().collect();
+    assert_eq!(known.len(), TunnelReport::CAS);
+    assert!(!known.contains(&new.sha256()), "the one that came first");
 }
 
 #[tokio::test]

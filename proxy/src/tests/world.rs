@@ -102,6 +102,10 @@ impl Ca {
         self.0.certificate().to_pem()
     }
 
+    pub(super) fn sha256(&self) -> String {
+        self.0.certificate().fingerprint().to_string()
+    }
+
     pub(super) fn leaf(&self) -> Leaf {
         self.leaf_for(DOMAIN, SystemClock.wall(), 24 * HOUR)
     }

@@ -1,7 +1,8 @@
 //! What needs a person, one sentence each.
 
 use super::{
-    DAY, Listing, Phase, Rotation, SLOTS, Seen, Served, State, is_due, is_held, is_ours, is_proven,
+    DAY, LAG, Listing, Phase, Rotation, SLOTS, Seen, State, What, is_due, is_held, is_ours,
+    is_proven, unproven,
 };
 use crate::rotation::authority::urgent;
 
@@ -59,13 +60,21 @@ fn slots(alarms: &mut Vec<String>, state: &State, seen: &Seen, listing: &Listing
                 .to_owned(),
         );
     }
-    if let Some(call) = &state.slots.call
+    if let Some(call) = state.slots.call.as_ref().filter(|call| call.done)
         && let Some(id) = &call.id
-        && call.what == super::What::Register
-        && !is_listed(&call.sha256)
+        && now.abs_diff(call.asked) >= LAG
     {
+        let there = all.iter().any(|one| one.id == *id);
+        let said = match call.what {
+            What::Register if !is_listed(&call.sha256) => {
+                "registered a CA as {id}, and does not list it"
+            }
+            What::Archive if there => "archived the CA {id}, and lists it still",
+            _ => return,
+        };
         alarms.push(format!(
-            "the remote says that it registered a CA as {id}, and does not list it: ask whoever runs the remote"
+            "the remote says that it {}: ask whoever runs the remote",
+            said.replace("{id}", id)
         ));
     }
 }
@@ -90,10 +99,8 @@ fn in_flight(alarms: &mut Vec<String>, state: &State, rotation: &Rotation, seen:
         return;
     };
     let days = now.saturating_sub(rotation.since) / DAY;
-    if days > 0 && !is_proven(rotation, &seen.served) {
-        let unproven = |served: &&Served| !rotation.proofs.contains_key(&served.name);
-        let missing = seen.served.iter().filter(unproven);
-        let missing: Vec<&str> = missing.map(|served| served.name.as_str()).collect();
+    if days > 0 && !is_proven(state, rotation, seen) {
+        let missing: Vec<String> = unproven(state, rotation, seen).into_iter().collect();
         let whom = if missing.is_empty() {
             "no proxy is in service".to_owned()
         } else {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Action, DEADLINE, EVERY, Grade, LATE, Listing, Phase, Reason, Registration, Rotation, SLOTS,
-    Seen, Served, State, What, is_due, is_held, is_ours, is_proven,
+    Seen, Served, State, What, is_due, is_held, is_ours, is_pressing, is_proven,
 };
 use crate::rotation::authority::Ca;
 
@@ -30,13 +30,12 @@ impl Decision<'_> {
         let call = self.state.slots.call.as_ref()?;
         let listed = self.listed(&call.sha256);
         let age = self.now.abs_diff(call.asked);
+        // It may be on its way, or the remote says that it is done and does not list it so yet.
+        let lags = |answered| age < LATE || self.seen.young || call.done && age < answered;
         match call.what {
             What::Register => match listed {
                 Some(registration) => Some(Action::Listed(registration.clone())),
-                // It may be on its way, or the remote says that it has it and does not list it yet.
-                None if age < LATE || call.id.is_some() && age < DEADLINE => {
-                    Some(Action::Wait(self.now + 1))
-                }
+                None if lags(DEADLINE) => Some(Action::Wait(self.now + 1)),
                 None if self.is_wanted(&call.sha256) => None,
                 None => Some(Action::Forget),
             },
@@ -47,7 +46,7 @@ impl Decision<'_> {
                 match (there, listed) {
                     (false, None) => Some(Action::Gone(call.sha256.clone())),
                     (false, Some(_)) => Some(Action::Forget),
-                    (true, _) => None,
+                    (true, _) => lags(EVERY).then(|| Action::Wait(self.now + 1)),
                 }
             }
         }
@@ -99,7 +98,9 @@ impl Decision<'_> {
         let (state, seen, now) = (self.state, self.seen, self.now);
         let rest = Action::Wait(self.listing.at + EVERY);
         let Some(rotation) = &state.slots.rotation else {
-            let due = seen.by_itself && !seen.suspect && is_due(state, seen.leaf, now);
+            let wanted = is_pressing(state, seen.leaf, now)
+                || seen.by_itself && is_due(state, seen.leaf, now);
+            let due = wanted && !seen.suspect;
             return match (seen.ordered, due) {
                 (true, _) if self.has_room() => Action::Rotate(Reason::Ordered),
                 (_, true) if self.has_room() => Action::Rotate(Reason::Due),
@@ -147,14 +148,14 @@ impl Decision<'_> {
     }
 
     fn switched(&self, rotation: &Rotation) -> Action {
-        let (seen, now) = (self.seen, self.now);
+        let (state, seen, now) = (self.state, self.seen, self.now);
         if let Some(proofs) = news(rotation, &seen.served) {
             return Action::Prove(proofs);
         }
         let held = rotation.accepted.is_none() && is_held(&seen.served);
         let sound = self.listed_active() && !held && !seen.suspect;
         let age = now.abs_diff(rotation.since);
-        if self.is_followed() && is_proven(rotation, &seen.served) && sound {
+        if self.is_followed() && is_proven(state, rotation, seen) && sound {
             return if age >= seen.settle {
                 Action::Conclude
             } else {
@@ -209,8 +210,11 @@ impl Decision<'_> {
 
 /// What is known of the replicas in service, if it is more than the journal has.
 fn news(rotation: &Rotation, served: &[Served]) -> Option<BTreeMap<String, Grade>> {
-    let known = |served: &Served| rotation.proofs.get(&served.name).copied();
-    let more = served.iter().any(|one| one.grade > known(one));
-    let best = |one: &Served| Some((one.name.clone(), one.grade.max(known(one))?));
-    more.then(|| served.iter().filter_map(best).collect())
+    let mut proofs = rotation.proofs.clone();
+    for one in served {
+        if let Some(grade) = one.grade.max(proofs.get(&one.name).copied()) {
+            proofs.insert(one.name.clone(), grade);
+        }
+    }
+    (proofs != rotation.proofs).then_some(proofs)
 }

@@ -39,6 +39,8 @@ struct Nature {
     days: bool,
     /// Somebody archives the standby that was registered.
     sabotage: bool,
+    /// After a crash replicas take their time to come back.
+    absence: bool,
     /// A rule that the decisions break.
     mutant: Option<Mutant>,
 }
@@ -54,6 +56,7 @@ enum Mutant {
     DestroysBeforeTheListConfirms,
     BelievesAnyClock,
     ArchivesStrangers,
+    ForgetsWhoIsAway,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +83,8 @@ struct World {
     // The data plane.
     published: Replica,
     replicas: [Replica; 2],
+    /// Not here since the daemon started.
+    away: [bool; 2],
     // Everything else.
     orders: u8,
     ordered: bool,
@@ -104,7 +109,9 @@ impl World {
             ..Replica::default()
         };
         Self {
-            state: state.listed("sha-0", "id-0", NOW),
+            state: state
+                .listed("sha-0", "id-0", NOW)
+                .noted(["0".to_owned(), "1".to_owned()].into()),
             keys: ["0", "1"].map(str::to_owned).into(),
             listing: None,
             api: [("id-0".to_owned(), "sha-0".to_owned())].into(),
@@ -112,6 +119,7 @@ impl World {
             late: None,
             published: serves.clone(),
             replicas: [serves.clone(), serves],
+            away: [false; 2],
             orders: nature.orders,
             ordered: false,
             stranger: 0,
@@ -159,6 +167,7 @@ impl World {
                 .replicas
                 .iter()
                 .enumerate()
+                .filter(|(number, _)| !self.away[*number])
                 .map(|(number, replica)| Served {
                     name: number.to_string(),
                     acknowledged: replica.generation == self.published.generation,
@@ -179,7 +188,9 @@ impl World {
         match mutant {
             Some(Mutant::SwitchesWithoutSettling) => seen.settle = 0,
             Some(Mutant::BelievesAnyClock) => seen.suspect = false,
+            Some(Mutant::ForgetsWhoIsAway) => seen.watched = true,
             Some(Mutant::ArchivesAfterTheFirstAck) if state.is_in(Phase::Switched) => {
+                seen.watched = true;
                 seen.served
                     .retain(|served| served.acknowledged && served.grade.is_some());
             }
@@ -303,6 +314,7 @@ impl World {
                 next.forbid(self.suspect, "switched by a clock that is in doubt");
                 next
             }
+            Action::Note(roster) => record(state.noted(roster.clone())),
             Action::Prove(proofs) => record(state.proven(proofs)),
             Action::Conclude => record(state.concluded(NOW)),
             Action::RollBack(why) => record(state.rolling_back(why, NOW)),
@@ -462,7 +474,14 @@ impl World {
             }
         }
         if self.listing.is_some() {
-            add("crash", self.clone().crashed());
+            let mut next = self.clone().crashed();
+            next.away = [nature.absence; 2];
+            add("crash", next);
+        }
+        for number in (0..2).filter(|number| self.away[*number]) {
+            let mut next = self.clone();
+            next.away[number] = false;
+            add(&format!("replica {number} comes back"), next);
         }
         self.data_plane(nature, &mut add);
         if self.orders > 0 && !self.ordered && self.state.slots.rotation.is_none() {
@@ -549,7 +568,7 @@ impl World {
             add("publish", next);
         }
         for (number, replica) in self.replicas.iter().enumerate() {
-            if replica.generation != self.published.generation {
+            if replica.generation != self.published.generation && !self.away[number] {
                 let mut next = self.clone();
                 let kept = replica.completed && replica.leaf == self.published.leaf;
                 next.replicas[number] = self.published.clone();

@@ -1,10 +1,10 @@
 //! What the journal holds of the remote's two slots, and how each step changes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::rotation::authority::{Ca, State};
+use crate::rotation::authority::{Ca, State, Switch};
 
 /// Fingerprints of CAs that are not used any more, the most that are remembered.
 const MOST_SPENT: usize = 8;
@@ -12,6 +12,9 @@ const MOST_SPENT: usize = 8;
 /// What the journal says besides [`State`]'s own fields. Empty for a tunnel whose verifiers are told by hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
+    /// The tunnel at the remote that all of it is about.
+    #[serde(default)]
+    pub tunnel_id: Option<String>,
     /// SHA-256 of a CA to what the remote calls its registration. Each was listed at least once, and we have
     /// not seen it gone.
     #[serde(default)]
@@ -22,6 +25,9 @@ pub struct Slots {
     /// In flight.
     #[serde(default)]
     pub rotation: Option<Rotation>,
+    /// Names of the proxies in service.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub roster: BTreeSet<String>,
     /// SHA-256 of CAs that were ours and may have been registered, newest last. They are no strangers.
     #[serde(default)]
     pub spent: Vec<String>,
@@ -37,8 +43,11 @@ pub struct Call {
     /// What the remote calls the registration: which is archived, or what it answered.
     #[serde(default)]
     pub id: Option<String>,
-    /// When it was about to be made.
+    /// When it was about to be made, or when it was last heard that nobody knows what came of it.
     pub asked: u64,
+    /// The remote said that it did it.
+    #[serde(default)]
+    pub done: bool,
 }
 
 /// What a [`Call`] does.
@@ -130,6 +139,7 @@ impl State {
                 sha256: sha256.to_owned(),
                 id,
                 asked: now,
+                done: false,
             });
         })
     }
@@ -140,6 +150,17 @@ impl State {
         self.with_slots(|slots| {
             if let Some(call) = &mut slots.call {
                 call.id = Some(id.to_owned());
+                call.done = true;
+            }
+        })
+    }
+
+    /// No answer came: it may have been sent as late as now, whenever it was meant to be.
+    #[must_use]
+    pub fn unanswered(&self, now: u64) -> Self {
+        self.with_slots(|slots| {
+            if let Some(call) = &mut slots.call {
+                call.asked = now;
             }
         })
     }
@@ -228,6 +249,12 @@ impl State {
         self.with_rotation(|rotation| rotation.proofs.clone_from(proofs))
     }
 
+    /// [`super::Action::Note`].
+    #[must_use]
+    pub fn noted(&self, roster: BTreeSet<String>) -> Self {
+        self.with_slots(|slots| slots.roster = roster)
+    }
+
     /// An operator wants the CA before gone without proof.
     #[must_use]
     pub fn accepted(&self, actor: &str) -> Self {
@@ -265,6 +292,46 @@ impl State {
         }
         next.slots.rotation = None;
         next.done += 1;
+        next
+    }
+
+    /// What is left of it at another remote, or, with `None`, where verifiers are told by hand: no registration there
+    /// is known, and what was asked of the remote before is of no interest any more.
+    #[must_use]
+    pub fn at_remote(&self, tunnel_id: Option<&str>) -> Self {
+        let Some(tunnel_id) = tunnel_id else {
+            return self.by_hand();
+        };
+        let known = self.slots.tunnel_id.as_deref();
+        if known == Some(tunnel_id) {
+            return self.clone();
+        }
+        let next = self.with_slots(|slots| {
+            // An older build wrote no id: the first one that is seen is the one it meant.
+            if known.is_some() {
+                (slots.registered, slots.call) = (BTreeMap::new(), None);
+            }
+            slots.tunnel_id = Some(tunnel_id.to_owned());
+        });
+        match &self.slots.rotation {
+            Some(rotation) if known.is_some() && rotation.phase == Phase::Settling => {
+                next.entering(Phase::Registering, rotation.since)
+            }
+            _ => next,
+        }
+    }
+
+    /// A rotation whose CA signs already is a switch now; one before that is none.
+    fn by_hand(&self) -> Self {
+        let mut next = self.clone();
+        let slots = std::mem::take(&mut next.slots);
+        let switched = slots.rotation.filter(|_| next.old.is_some());
+        next.switch = next.switch.or(switched.map(|rotation| Switch {
+            id: rotation.id,
+            actor: rotation.actor,
+            began: rotation.began,
+            adopted: false,
+        }));
         next
     }
 

@@ -5,6 +5,7 @@ mod harmless;
 pub(super) const NOW: u64 = 1_800_000_000;
 const YEAR: u64 = 365 * DAY;
 const SETTLE: u64 = 900;
+const TWO: [&str; 2] = ["one", "two"];
 
 pub(super) fn ca(id: &str) -> Ca {
     Ca {
@@ -28,7 +29,11 @@ fn stable() -> State {
         standby: Some(ca("b")),
         ..State::default()
     };
-    state.listed("sha-a", "id-a", NOW)
+    state.listed("sha-a", "id-a", NOW).noted(two())
+}
+
+fn two() -> BTreeSet<String> {
+    TWO.map(str::to_owned).into()
 }
 
 fn rotating() -> State {
@@ -65,7 +70,7 @@ fn seen(listed: &[&str], issuer: &str) -> Seen {
         leaf: 7 * DAY,
         settled_issuer: Some(format!("sha-{issuer}")),
         by_itself: true,
-        served: vec![served("one"), served("two")],
+        served: TWO.map(served).into(),
         ..Seen::default()
     }
 }
@@ -82,6 +87,14 @@ fn observed(mut seen: Seen, names: &[&str]) -> Seen {
 fn proofs(names: &[&str]) -> BTreeMap<String, Grade> {
     let observed = |name: &&str| ((*name).to_owned(), Grade::Observed);
     names.iter().map(observed).collect()
+}
+
+/// The list was asked then.
+fn at(mut seen: Seen, time: u64) -> Seen {
+    if let Some(listing) = &mut seen.listing {
+        listing.at = time;
+    }
+    seen
 }
 
 fn suspect(seen: Seen) -> Seen {
@@ -109,7 +122,8 @@ fn every_phase_has_its_step() {
     let unregistered = State {
         slots: Slots::default(),
         ..stable()
-    };
+    }
+    .noted(two());
     let late = NOW + LATE;
     let (rest, soon) = (Action::Wait(NOW + EVERY), Action::Wait(NOW + 1));
     let fallback = Seen {
@@ -119,7 +133,7 @@ fn every_phase_has_its_step() {
     let steps = vec![
         (
             "nothing",
-            State::default(),
+            State::default().noted(two()),
             seen(&[], ""),
             NOW,
             Action::Begin(Role::Active),
@@ -242,8 +256,15 @@ fn every_phase_has_its_step() {
             "answered, and not there",
             asked.answered("id-b"),
             seen(&["a"], "a"),
+            NOW + 29,
+            Action::Wait(NOW + 30),
+        ),
+        (
+            "answered, not there, and looked at again",
+            asked.answered("id-b"),
+            seen(&["a"], "a"),
             late,
-            Action::Wait(late + 1),
+            Action::List,
         ),
         (
             "no slot",
@@ -387,11 +408,42 @@ fn every_phase_has_its_step() {
             soon.clone(),
         ),
         (
-            "archived, and there",
+            "archived, and there, as a list may say for a while",
             going.clone(),
             seen(&["a", "b"], "b"),
             NOW,
+            soon.clone(),
+        ),
+        (
+            "archived, and there when the call never arrived",
+            going.clone(),
+            at(seen(&["a", "b"], "b"), late),
+            late,
             Action::Archive(registration("a")),
+        ),
+        (
+            "the remote says that it is archived, and lists it",
+            going.answered("id-a"),
+            at(seen(&["a", "b"], "b"), late),
+            late,
+            Action::Wait(late + 1),
+        ),
+        (
+            "the same for an hour",
+            going.answered("id-a"),
+            at(seen(&["a", "b"], "b"), NOW + EVERY),
+            NOW + EVERY,
+            Action::Archive(registration("a")),
+        ),
+        (
+            "called by a process that has just ended",
+            going.clone(),
+            Seen {
+                young: true,
+                ..at(seen(&["a", "b"], "b"), late)
+            },
+            late,
+            Action::Wait(late + 1),
         ),
         (
             "archived, and gone",
@@ -497,13 +549,68 @@ fn it_is_due_at_half_life_and_while_six_server_certificates_fit_in() {
         by_itself: false,
         ..seen.clone()
     };
-    assert_eq!(next(&state, &forbidden, NOW), Action::Wait(NOW + EVERY));
-    let at = Action::Wait(NOW + EVERY);
+    assert_eq!(
+        next(&state, &forbidden, NOW),
+        Action::Rotate(Reason::Due),
+        "its end does not wait for a calendar"
+    );
+    assert_eq!(
+        next(&stable(), &at(forbidden, half), half),
+        Action::Wait(half + EVERY)
+    );
+    let rest = Action::Wait(NOW + EVERY);
     assert_eq!(
         next(&state, &suspect(seen), NOW),
-        at,
+        rest,
         "by a clock that is in doubt"
     );
+}
+
+#[test]
+fn another_tunnel_at_the_remote_has_none_of_the_registrations_of_the_one_before() {
+    let at = |state: &State, id: &str| state.at_remote(Some(id));
+    let known = at(&stable(), "tnl_1");
+    assert_eq!(
+        known.slots.registered.len(),
+        1,
+        "an older build wrote no id"
+    );
+    assert_eq!(at(&known, "tnl_1"), known);
+    let moved = at(&known, "tnl_2");
+    assert!(moved.slots.registered.is_empty());
+    let register = Action::Register(ca("a"));
+    assert_eq!(next(&moved, &seen(&[], "a"), NOW), register);
+    let settling = at(&at(&settling(), "tnl_1"), "tnl_2");
+    assert!(settling.is_in(Phase::Registering));
+    let asked = rotating().asking(What::Register, "sha-b", None, NOW);
+    assert_eq!(at(&at(&asked, "tnl_1"), "tnl_2").slots.call, None);
+    let switched = at(&at(&switched(), "tnl_1"), "tnl_2");
+    assert!(switched.is_in(Phase::Switched), "its leaf is out");
+    let archiving = at(&at(&archiving(), "tnl_1"), "tnl_2").listed("sha-b", "id-b", NOW);
+    let gone = Action::Gone("sha-a".to_owned());
+    assert_eq!(next(&archiving, &seen(&["b"], "b"), NOW), gone);
+}
+
+#[test]
+fn where_verifiers_are_told_by_hand_again_a_rotation_is_a_switch_and_ends_as_one() {
+    for state in [stable(), rotating(), settling()] {
+        let state = state.at_remote(Some("tnl_1")).at_remote(None);
+        assert_eq!((&state.slots, &state.switch), (&Slots::default(), &None));
+        assert!(state.standby.is_some());
+    }
+    for state in [switched(), archiving(), archiving().gone("sha-a", NOW)] {
+        let state = state.at_remote(Some("tnl_1")).at_remote(None);
+        assert_eq!(state.slots, Slots::default());
+        let seen = crate::rotation::authority::Seen {
+            settled_issuer: Some("sha-b".to_owned()),
+            acknowledged: true,
+            ..Default::default()
+        };
+        let adopt = crate::rotation::authority::next(&state, &seen, NOW);
+        assert_eq!(adopt, crate::rotation::authority::Action::Adopt);
+        let retired = state.adopted().retired();
+        assert_eq!(retired.retired, Some(ca("a")), "and its key goes");
+    }
 }
 
 /// I12: what was begun by hand is brought to its end by the remote.
@@ -611,6 +718,9 @@ fn what_needs_a_person_is_said() {
     let asked = rotating()
         .asking(What::Register, "sha-b", None, NOW)
         .answered("id-b");
+    let going = archiving()
+        .asking(What::Archive, "sha-a", Some("id-a".to_owned()), NOW)
+        .answered("id-a");
     for (state, seen, now, said) in [
         (stable(), seen(&["a"], "a"), NOW, vec![]),
         (stable(), gone, NOW, vec![]),
@@ -640,11 +750,18 @@ fn what_needs_a_person_is_said() {
             NOW,
             vec!["LOST: the remote does not list the CA in force"],
         ),
+        (asked.clone(), seen(&["a"], "a"), NOW + LAG - 1, vec![]),
         (
             asked,
             seen(&["a"], "a"),
-            NOW,
+            NOW + LAG,
             vec!["the remote says that it registered a CA as id-b"],
+        ),
+        (
+            going,
+            seen(&["a", "b"], "b"),
+            NOW + LAG,
+            vec!["the remote says that it archived the CA id-a, and lists it still"],
         ),
         (
             settling().rolling_back("of that", NOW),

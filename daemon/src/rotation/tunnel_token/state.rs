@@ -11,6 +11,9 @@ pub struct State {
     pub generation: u64,
     /// SHA-256 of that value, lower-case hexadecimal.
     pub sha256: String,
+    /// The tunnel at the remote that all of it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_id: Option<String>,
     /// What the remote calls it; `None`: it was not asked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -220,6 +223,38 @@ impl State {
         next.doubts = 0;
         next.adopt(id, sha256, now);
         next
+    }
+
+    /// No answer came: the call may have been sent as late as now, whenever it was meant to be.
+    #[must_use]
+    pub fn unanswered(&self, now: u64) -> Self {
+        self.change(|rotation| rotation.called = Some(now))
+    }
+
+    /// What is left of it at another remote: a value of which nobody knows what it opens. What was asked of the remote
+    /// before is of no interest any more.
+    #[must_use]
+    pub fn at_remote(&self, tunnel_id: Option<&str>) -> Self {
+        let known = self.tunnel_id.as_deref();
+        if known == tunnel_id {
+            return self.clone();
+        }
+        let tunnel_id = tunnel_id.map(str::to_owned);
+        // An older build wrote none: the first one that is seen is the one it meant.
+        if known.is_none() {
+            return Self {
+                tunnel_id,
+                ..self.clone()
+            };
+        }
+        Self {
+            tunnel_id,
+            generation: self.generation,
+            sha256: self.sha256.clone(),
+            done: self.done,
+            foreign_count: self.foreign_count,
+            ..Self::default()
+        }
     }
 
     /// The call was not made, or was turned away for a while: it may be made again, after another look.

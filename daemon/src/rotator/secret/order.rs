@@ -19,7 +19,7 @@ impl Tunnel {
     /// Why there is none to rotate.
     pub(in super::super) fn refuse_secret(&self) -> Result<(), Refusal> {
         if self.has_secrets() {
-            return Ok(());
+            return self.refuse_other_tunnel();
         }
         Err(refusal(
             format!("{} has no shared secret", self.name),
@@ -81,7 +81,7 @@ impl Tunnel {
             return;
         }
         let boot = desk.moment.boot;
-        let fails = self.shared.calls.is_on(boot) || self.shared.pace.is_on(boot);
+        let fails = self.shared.calls.is_failing(boot) || self.shared.pace.is_on(boot);
         let rotation = self.shared.state.rotation.as_ref();
         let out = rotation.is_some_and(|one| one.phase >= Phase::Published);
         if fails && !out {

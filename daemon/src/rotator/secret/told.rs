@@ -5,7 +5,7 @@ use super::super::tunnel::{Desk, Tunnel};
 use super::TOPIC;
 use crate::remote::{Answer, Call, Told};
 use crate::rotation::shared_secret::{Holder, Listed, Remote};
-use crate::tunnels::{CallError, NotSent, Refusal};
+use crate::tunnels::{CallError, Refusal};
 
 impl Tunnel {
     /// Takes what came of a call about the secrets. Whatever it is, the machine decides anew.
@@ -47,11 +47,7 @@ impl Tunnel {
                     self.shared.forget();
                 }
                 self.shared.looking = None;
-                if let CallError::NotSent(NotSent::Paced(left)) = error {
-                    // To be told to wait is no trouble.
-                    self.shared.closed_until = boot + left;
-                } else {
-                    self.shared.calls.fail(boot);
+                if self.shared.calls.after(boot, &error) {
                     self.trouble(TOPIC, format!("{TOPIC}: {}", chain(&error)));
                 }
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::remote::{Answer, Call, Lane};
 use crate::tunnels::{CallError, Refusal as Refused};
 
-fn tunnel(domain: &str, archived: bool) -> api::Tunnel {
+pub(super) fn tunnel(domain: &str, archived: bool) -> api::Tunnel {
     let value = serde_json::json!({
         "id": "tnl_1",
         "type": "tunnel",
@@ -117,4 +117,40 @@ fn a_remote_that_does_not_answer_is_an_alarm_and_asked_again_ever_more_rarely() 
         Ok(Answer::Tunnel(tunnel("t.example.com", false))),
     );
     assert_eq!(world.status().alarms, Vec::<String>::new());
+}
+
+#[test]
+fn nothing_is_asked_of_the_other_side_until_the_tunnel_was_seen_to_be_ours() {
+    let mut world = World::remote("    connector: builtin\n");
+    let mut engine = world.start();
+    world.turn(&mut engine);
+    let asks = engine.take_asks();
+    assert_eq!(asks.len(), 1, "{asks:?}");
+    let ask = asks.into_iter().next().unwrap();
+    let other = Ok(Answer::Tunnel(tunnel("u.example.com", false)));
+    world.tell(&mut engine, vec![Told { ask, result: other }]);
+    for order in [
+        switch(false),
+        Order::RotateTunnelToken {
+            tunnel: "main".to_owned(),
+        },
+        Order::RotateSharedSecret {
+            tunnel: "main".to_owned(),
+        },
+    ] {
+        let refused = world.order(&mut engine, order).unwrap_err();
+        assert!(refused.what.contains("u.example.com"), "{refused:?}");
+    }
+    world.pass(HOUR);
+    world.turn(&mut engine);
+    answer(
+        &world,
+        &mut engine,
+        Ok(Answer::Tunnel(tunnel("t.example.com", false))),
+    );
+    world.turn(&mut engine);
+    let lanes: Vec<Lane> = engine.take_asks().iter().map(|ask| ask.lane).collect();
+    for lane in [Lane::Ca, Lane::Token, Lane::Secret] {
+        assert!(lanes.contains(&lane), "{lanes:?}");
+    }
 }

@@ -75,3 +75,50 @@ fn nothing_begins_on_a_frozen_day_nor_while_the_clock_is_in_doubt() {
     world.turn(&mut engine);
     assert_eq!(ordered(&world), 1);
 }
+
+#[test]
+fn a_run_that_fails_is_an_alarm_and_due_again_in_an_hour() {
+    let mut world = daily("");
+    let mut engine = world.start();
+    world.connect("mute", 0);
+    world.pass(TO_THREE);
+    world.turn(&mut engine);
+    world.pass(2);
+    world.turn(&mut engine);
+    world.turn(&mut engine);
+    let failed = |world: &World| {
+        let alarms = world.status().alarms;
+        let ours = |alarm: &String| alarm.starts_with("rotate.certificate was due and failed");
+        alarms.iter().filter(|alarm| ours(alarm)).count()
+    };
+    assert_eq!((ordered(&world), failed(&world)), (1, 1));
+    // The end of the process changes nothing of it.
+    drop(engine);
+    let mut engine = world.start();
+    world.connect("mute", 0);
+    world.turn(&mut engine);
+    assert_eq!(failed(&world), 1);
+    world.pass(HOUR - 10);
+    world.turn(&mut engine);
+    assert_eq!(ordered(&world), 0, "of this process");
+    world.pass(10);
+    world.turn(&mut engine);
+    world.ack("mute");
+    world.turn(&mut engine);
+    world.turn(&mut engine);
+    assert_eq!((ordered(&world), failed(&world)), (1, 0));
+}
+
+#[test]
+fn a_plan_that_was_made_while_the_clock_was_ahead_is_pulled_back() {
+    let mut world = daily("");
+    world.wall += 300 * DAY;
+    drop(world.start());
+    world.wall -= 300 * DAY;
+    let mut engine = world.start();
+    world.pass(3 * HOUR);
+    world.turn(&mut engine);
+    world.pass(TO_THREE - 3 * HOUR);
+    world.turn(&mut engine);
+    assert_eq!(ordered(&world), 1);
+}

@@ -25,7 +25,7 @@ impl Edge {
     /// Makes the calls that are wanted until there is none.
     fn serve(&mut self, world: &World, engine: &mut Engine) {
         for _ in 0..50 {
-            let mut asks = engine.take_asks();
+            let mut asks = world.asks(engine);
             asks.retain(|ask| ask.lane == Lane::Secret);
             if asks.is_empty() {
                 return;
@@ -227,8 +227,8 @@ fn where_the_proxy_does_not_dial_an_edge_there_is_none() {
         let world = World::remote(settings);
         let mut engine = world.start();
         assert!(
-            engine
-                .take_asks()
+            world
+                .asks(&mut engine)
                 .iter()
                 .all(|ask| ask.lane != Lane::Secret)
         );
@@ -237,7 +237,7 @@ fn where_the_proxy_does_not_dial_an_edge_there_is_none() {
     }
     let world = World::with("    connector: builtin\n");
     let mut engine = world.start();
-    assert_eq!(engine.take_asks(), []);
+    assert_eq!(world.asks(&mut engine), []);
     assert_eq!(world.status().shared_secret, None);
 }
 
@@ -293,7 +293,7 @@ fn a_daemon_that_is_killed_after_any_call_or_turn_goes_on_where_it_was() {
                 world.dial("p", 0);
             }
             left -= 1;
-            let mut asks = engine.take_asks();
+            let mut asks = world.asks(&mut engine);
             asks.retain(|ask| ask.lane == Lane::Secret);
             let told = asks.into_iter().map(|ask| {
                 let result = edge.make(&ask.call);

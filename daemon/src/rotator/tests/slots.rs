@@ -34,6 +34,8 @@ struct Slots {
     added: Vec<String>,
     archived: Vec<String>,
     fates: Vec<Fate>,
+    /// What is archived is listed all the same.
+    lags: bool,
     serial: usize,
 }
 
@@ -84,7 +86,9 @@ impl Slots {
                 self.archived.push(id.clone());
                 let all = self.certificates();
                 let one = all.into_iter().find(|one| one.id == *id);
-                self.listed.retain(|(other, _)| other != id);
+                if !self.lags {
+                    self.listed.retain(|(other, _)| other != id);
+                }
                 one.map_or_else(
                     || refuse("there is none"),
                     |one| Ok(Answer::Certificate(one)),
@@ -129,7 +133,7 @@ impl Case {
     fn settle(&mut self) {
         for _ in 0..200 {
             self.world.turn(&mut self.engine);
-            let mut asks = self.engine.take_asks();
+            let mut asks = self.world.asks(&mut self.engine);
             asks.retain(|ask| ask.lane == Lane::Ca);
             let Some(ask) = asks.pop() else {
                 return;
@@ -222,14 +226,22 @@ impl Case {
             .fingerprint()
             .to_string();
         let generation = self.world.credential().generation;
+        let (ca, verdicts) = (
+            self.in_force(),
+            control::Verdicts {
+                accepted: handshakes,
+                refused,
+            },
+        );
         self.world.board.replicas.send_modify(|replicas| {
             let report = &mut replicas.get_mut("one").unwrap().report;
+            let mut all = report.tunnels.pop().unwrap_or_default().verdicts;
+            all.insert(ca, verdicts);
             report.tunnels = vec![control::TunnelReport {
                 tunnel: "main".to_owned(),
                 generation,
-                leaf_sha256: leaf.clone(),
-                handshakes: [(leaf, handshakes)].into(),
-                failures: [("unknown_ca".to_owned(), refused)].into(),
+                leaf_sha256: leaf,
+                verdicts: all,
                 ..control::TunnelReport::default()
             }];
         });
@@ -239,7 +251,7 @@ impl Case {
     fn order(&mut self, order: Order) -> Result<Operation, Refusal> {
         let outcome = self.world.order(&mut self.engine, order);
         // What the turn of the order asks is heard of like everything else.
-        let asks = self.engine.take_asks();
+        let asks = self.world.asks(&mut self.engine);
         for ask in asks.into_iter().filter(|ask| ask.lane == Lane::Ca) {
             let result = self.slots.carry_out(&ask.call);
             self.world
@@ -313,6 +325,47 @@ fn a_request_that_nobody_answered_is_not_repeated_while_it_may_still_arrive() {
     assert!(case.slots.added.is_empty());
     case.pass(1);
     assert_eq!(case.slots.added.len(), 1);
+}
+
+#[test]
+fn with_another_tunnel_id_the_ca_is_registered_there() {
+    let mut case = Case::stable();
+    case.world.provider = "tunnels_api\n    tunnel_id: tnl_2";
+    let before = std::mem::take(&mut case.slots);
+    case.restart();
+    case.pass(60);
+    assert_eq!(case.slots.fingerprints(), before.fingerprints());
+    assert_eq!(case.alarms(), "");
+}
+
+#[test]
+fn a_list_that_lags_behind_an_archive_does_not_repeat_it() {
+    let mut case = Case::stable();
+    case.slots.lags = true;
+    case.rotate();
+    case.pass(SETTLE);
+    case.follow();
+    case.report(1, 0);
+    case.pass(SETTLE);
+    for _ in 0..61 {
+        case.pass(15);
+    }
+    assert_eq!(case.slots.archived.len(), 1);
+    assert_eq!(case.ca().phase, "archiving");
+    assert!(
+        case.alarms().contains("and lists it still"),
+        "{}",
+        case.alarms()
+    );
+    case.slots.lags = false;
+    case.slots.listed.remove(1);
+    for _ in 0..40 {
+        case.pass(15);
+    }
+    assert_eq!(
+        (case.slots.archived.len(), case.ca().phase.as_str()),
+        (1, "archived")
+    );
 }
 
 #[test]
@@ -477,6 +530,9 @@ fn callers_who_refuse_the_new_ca_hold_it_up_and_a_few_alerts_do_not() {
         case.pass(SETTLE);
         case.report(200, refused);
         assert_eq!(case.ca().phase, phase, "{refused}");
+        case.restart();
+        case.pass(SETTLE);
+        assert_eq!(case.ca().phase, phase, "{refused}");
         let held = case.alarms().contains("callers refuse the new CA");
         assert_eq!(held, phase == "switched", "{}", case.alarms());
     }
@@ -545,7 +601,7 @@ fn a_remote_that_does_not_answer_is_an_alarm_and_nothing_is_decided() {
         })
     };
     for pause in [1, 2, 4, 8] {
-        let mut asks = case.engine.take_asks();
+        let mut asks = case.world.asks(&mut case.engine);
         asks.retain(|ask| ask.lane == Lane::Ca);
         let ask = asks.pop().unwrap();
         assert_eq!(ask.call, Call::Certificates);

@@ -5,6 +5,8 @@ use crate::disk::crash::{Crash, Kind};
 use crate::remote::{Answer, Ask, Call, Lane};
 use crate::tunnels::{CallError, NotSent, Refusal as Refused, TunnelToken, Unknown};
 
+mod killed;
+
 const DAY: u64 = 24 * HOUR;
 
 /// The other side: the number of the token in force, and how often it was rotated by us.
@@ -43,7 +45,7 @@ impl Other {
 
     /// Deals with the call of the token's lane that is wanted, if there is one.
     fn answer(&mut self, world: &World, engine: &mut Engine, fate: Fate) -> bool {
-        let mut asks = engine.take_asks();
+        let mut asks = world.asks(engine);
         asks.retain(|ask| ask.lane == Lane::Token);
         let Some(ask) = asks.pop() else {
             return false;
@@ -252,7 +254,11 @@ fn a_lost_answer_is_recovered_by_a_reveal_and_nothing_is_rotated_twice() {
     let operation = world.order(&mut engine, rotation()).unwrap();
     other.answer(&world, &mut engine, Fate::Answered);
     assert!(other.answer(&world, &mut engine, Fate::AnswerLost));
-    assert_eq!(engine.take_asks().len(), 0, "it is left alone for a moment");
+    assert_eq!(
+        world.asks(&mut engine).len(),
+        0,
+        "it is left alone for a moment"
+    );
     let running = world.operation(&operation.id);
     assert!(
         running.detail.contains("nobody knows what came of it"),
@@ -378,7 +384,7 @@ fn a_refusal_ends_the_rotation_and_another_access_token_or_a_quieter_minute_does
         world.turn(&mut engine);
     }
     assert_eq!(world.operation(&operation.id).state, OperationState::Failed);
-    assert_eq!(engine.take_asks().len(), 0);
+    assert_eq!(world.asks(&mut engine).len(), 0);
 }
 
 /// F03: a permission that is missing is not waited for.
@@ -395,7 +401,7 @@ fn a_reveal_that_is_refused_ends_the_rotation_before_it_began() {
     assert!(alarms[0].contains("403, no scope"), "{alarms:?}");
     world.pass(60);
     world.turn(&mut engine);
-    assert_eq!(engine.take_asks().len(), 0);
+    assert_eq!(world.asks(&mut engine).len(), 0);
     let operation = world.order(&mut engine, rotation()).unwrap();
     other.settle(&world, &mut engine);
     assert_eq!(world.operation(&operation.id).state, OperationState::Done);
@@ -407,7 +413,7 @@ fn what_was_never_sent_is_sent_later_and_nobody_has_to_order_it_again() {
     let (mut world, mut engine, mut other) = started();
     let operation = world.order(&mut engine, rotation()).unwrap();
     other.answer(&world, &mut engine, Fate::Answered);
-    let ask = engine.take_asks().pop().unwrap();
+    let ask = world.asks(&mut engine).pop().unwrap();
     let paced = NotSent::Paced(Duration::from_secs(9));
     let result = Err(CallError::NotSent(paced));
     world.tell(&mut engine, vec![Told { ask, result }]);
@@ -416,6 +422,18 @@ fn what_was_never_sent_is_sent_later_and_nobody_has_to_order_it_again() {
     assert!(
         running.detail.contains("left alone for another 9 s"),
         "{running:?}"
+    );
+    assert_eq!(
+        world.status().alarms,
+        Vec::<String>::new(),
+        "to wait is no trouble"
+    );
+    world.pass(8);
+    world.turn(&mut engine);
+    assert!(!other.answer(&world, &mut engine, Fate::Answered));
+    assert_eq!(
+        world.operation(&operation.id).state,
+        OperationState::Running
     );
     world.pass(1);
     world.turn(&mut engine);
@@ -442,7 +460,7 @@ fn what_is_no_token_is_an_alarm_and_not_stored() {
         "{alarms:?}"
     );
     world.turn(&mut engine);
-    assert_eq!(engine.take_asks().len(), 0, "not at once again");
+    assert_eq!(world.asks(&mut engine).len(), 0, "not at once again");
     world.pass(HOUR);
     world.turn(&mut engine);
     other.settle(&world, &mut engine);
@@ -575,79 +593,6 @@ fn a_full_disk_rotates_nothing_and_loses_nothing() {
         );
     }
     assert!(calls > 0);
-}
-
-/// I4, I5, I11: killed, or without power, before every change of the disk; and whether what was called arrived is
-/// another question.
-#[test]
-fn a_rotation_that_is_killed_before_any_change_of_the_disk_happens_once() {
-    let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Full);
-    for kind in kinds {
-        for fate in [Fate::Answered, Fate::AnswerLost, Fate::RequestLost] {
-            let mut steps = 0;
-            while killed(kind, fate, steps) {
-                steps += 1;
-            }
-            assert!(steps > 10, "{kind:?} {fate:?}: {steps}");
-        }
-    }
-}
-
-/// Whether the crash came.
-fn killed(kind: Kind, fate: Fate, steps: u64) -> bool {
-    let mut world = World::remote("");
-    let mut other = Other::default();
-    {
-        let mut engine = world.start();
-        other.settle(&world, &mut engine);
-    }
-    let crash = Crash::after(steps, kind);
-    world.disk = Disk {
-        crash: Some(crash.clone()),
-    };
-    let mut ordered = false;
-    if let Ok(mut engine) = world.try_open() {
-        world.turn(&mut engine);
-        ordered = world.order(&mut engine, rotation()).is_ok();
-        other.answer(&world, &mut engine, Fate::Answered);
-        other.answer(&world, &mut engine, fate);
-        world.turn(&mut engine);
-    }
-    let came = crash.came();
-    crash.lose_power();
-    let here = format!("{kind:?} {fate:?} {steps}");
-    world.disk = Disk::simulated();
-    let mut engine = world.start();
-    for _ in 0..6 {
-        other.settle(&world, &mut engine);
-        world.pass(20);
-        world.turn(&mut engine);
-    }
-    assert!(other.rotations <= 1, "{here}");
-    // What was taken and survived is carried out.
-    if ordered && kind == Kind::Kill {
-        assert_eq!(other.rotations, 1, "{here}");
-    }
-    let status = token_status(&world);
-    assert_eq!(status.phase, "stable", "{here}");
-    assert_eq!(
-        status.id,
-        Some(format!("ttok_{}", other.in_force)),
-        "{here}"
-    );
-    assert_eq!(status.foreign_rotations, 0, "{here}");
-    assert_eq!(
-        world.stored("tunnel-token"),
-        value(other.in_force),
-        "{here}"
-    );
-    let rest = published(&world);
-    assert_eq!(rest.as_ref().unwrap().1, value(other.in_force), "{here}");
-    drop(engine);
-    let mut engine = world.start();
-    other.settle(&world, &mut engine);
-    assert_eq!(published(&world), rest, "{here}");
-    came
 }
 
 /// I8, F51.

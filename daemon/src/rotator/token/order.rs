@@ -20,6 +20,7 @@ impl Tunnel {
                 ),
             ));
         }
+        self.refuse_other_tunnel()?;
         if self.token.rotation.is_some() {
             return Err(refusal(
                 "the last rotation of the tunnel token is not over".to_owned(),
@@ -43,7 +44,8 @@ impl Tunnel {
         };
         let now = desk.moment.unix();
         let detail = if ordered.is_waiting() {
-            let hindrance = seen.paced.then_some("the remote cannot be asked now");
+            let fails = self.token_now.pace.is_failing(desk.moment.boot);
+            let hindrance = fails.then_some("the remote cannot be asked now");
             let why = obstacle(&self.token, seen).or(hindrance);
             why.map(|why| format!("{why}; nothing was begun"))
         } else {

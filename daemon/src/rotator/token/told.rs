@@ -2,12 +2,12 @@
 
 use api::ErrorKind;
 
-use super::{Held, TOPIC, failed};
+use super::{Held, failed};
 use crate::disk::DiskError;
 use crate::remote::{Answer, Call, Told};
 use crate::rotation::tunnel_token::{Observed, Phase};
 use crate::rotator::remote::chain;
-use crate::rotator::tunnel::{Desk, StepError, Tunnel};
+use crate::rotator::tunnel::{Desk, Tunnel};
 use crate::status::OperationState;
 use crate::tunnels::{CallError, Refusal, TunnelToken};
 
@@ -28,10 +28,7 @@ impl Tunnel {
         if let Err(error) = outcome {
             // Without the record it is as if nobody had answered, and the id in force says what happened.
             self.token_now.pace.fail(desk.moment.boot);
-            self.trouble(
-                TOPIC,
-                format!("tunnel token: {}", StepError::from(error).chain()),
-            );
+            self.token_trouble(error);
         }
     }
 
@@ -113,17 +110,18 @@ impl Tunnel {
             CallError::Refused(refused) if !may_pass(refused) && self.is_intent() => {
                 self.advance_token(desk, self.token.abandoned(), failed("refused"))?;
                 self.end_token_order(desk, &rotation, OperationState::Failed, text.clone());
-                self.hinder(desk, text);
+                self.hinder(desk, error, text);
             }
             CallError::Unknown(_) if rotated => {
-                self.advance_token(desk, self.token.clone(), failed("unknown"))?;
-                self.hinder(desk, text);
+                let unanswered = self.token.unanswered(desk.moment.unix());
+                self.advance_token(desk, unanswered, failed("unknown"))?;
+                self.hinder(desk, error, text);
             }
             _ => {
                 if rotated {
                     self.advance_token(desk, self.token.unsent(), failed("not_made"))?;
                 }
-                self.hinder(desk, text);
+                self.hinder(desk, error, text);
             }
         }
         Ok(())
@@ -135,12 +133,14 @@ impl Tunnel {
     }
 
     /// Later again; whoever waits is told why.
-    fn hinder(&mut self, desk: &mut Desk<'_>, text: String) {
-        self.token_now.pace.fail(desk.moment.boot);
+    fn hinder(&mut self, desk: &mut Desk<'_>, error: &CallError, text: String) {
+        let is_trouble = self.token_now.pace.after(desk.moment.boot, error);
         if let Some(ordered) = &self.token_order {
             desk.operations.say(&ordered.operation, &text);
         }
-        self.trouble(REMOTE, text);
+        if is_trouble {
+            self.trouble(REMOTE, text);
+        }
     }
 }
 

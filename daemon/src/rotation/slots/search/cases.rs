@@ -130,6 +130,14 @@ fn nothing_that_can_happen_breaks_a_rule_or_leads_nowhere() {
             },
         ),
         (
+            "absence",
+            Nature {
+                orders: 1,
+                absence: true,
+                ..calm
+            },
+        ),
+        (
             "sabotage",
             Nature {
                 orders: 1,
@@ -212,6 +220,14 @@ fn each_rule_that_is_broken_is_noticed() {
         (
             Mutant::ArchivesWithoutProof,
             calm,
+            vec!["the old CA goes before its successor was used"],
+        ),
+        (
+            Mutant::ForgetsWhoIsAway,
+            Nature {
+                absence: true,
+                ..calm
+            },
             vec!["the old CA goes before its successor was used"],
         ),
         (

@@ -213,6 +213,8 @@ impl World {
             connectors: witness.into_iter().collect(),
             left: Vec::new(),
             watched: false,
+            young: false,
+            awaited: false,
             ordered: self.ordered,
             switching: self.obstructed,
             paced: false,

@@ -165,7 +165,7 @@ fn every_phase_has_its_step() {
             "looked, then in doubt",
             &looked,
             &suspect,
-            Action::Abandon("the clock cannot be believed"),
+            Action::Wait(NOW + HARD_DEADLINE + 1),
         ),
         (
             "called, and nobody knows",
