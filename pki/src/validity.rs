@@ -202,6 +202,21 @@ mod tests {
         }
     }
 
+    /// F11: a fleet that was issued at once, as after the change of a root.
+    #[test]
+    fn ten_thousand_that_were_issued_together_are_not_renewed_together() {
+        let (issued, validity) = living(7 * DAY);
+        let mut minutes = std::collections::BTreeMap::<u64, u32>::new();
+        for _ in 0..10_000 {
+            let due = validity.rekey_at(issued, &Serial::random());
+            let minute = due.duration_since(issued).unwrap().as_secs() / 60;
+            *minutes.entry(minute).or_default() += 1;
+        }
+        // 69 on the average of 144 minutes.
+        let busiest = minutes.values().max().unwrap();
+        assert!(*busiest < 140, "{busiest}");
+    }
+
     #[test]
     fn less_than_three_days_are_renewed_after_two_thirds() {
         let serial: Serial = "7f".parse().unwrap();

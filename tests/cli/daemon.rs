@@ -118,6 +118,7 @@ async fn a_subscriber_of_the_daemons_own_user_is_refused_unless_wanted() {
     assert_eq!(daemon.end().await, Some(0));
 }
 
+/// F43, on one host.
 #[tokio::test]
 async fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let place = Place::new(KEYWARD);

@@ -6,6 +6,7 @@ use super::agent::{Agent, CLIENTS, mutual};
 use super::stand::Tunnel;
 use crate::rig::{Issuer, until};
 
+/// F12.
 #[tokio::test]
 async fn every_file_is_taken_up_while_calls_go_through_and_a_bad_one_is_not() {
     let stand = mutual("").await;

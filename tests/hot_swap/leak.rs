@@ -1,4 +1,4 @@
-//! Swaps without end cost nothing that stays (F50), nor do calls. `tests/bench swap` makes 10,000 in a release build.
+//! Swaps without end cost nothing that stays (F32, F50), nor do calls. `tests/bench swap` makes 10,000 in a release build.
 
 use std::time::Duration;
 

@@ -23,6 +23,7 @@ fn refused(text: &str) -> String {
     text.parse::<Schedule>().unwrap_err().to_string()
 }
 
+/// F36.
 #[test]
 fn a_time_that_the_clock_leaves_out_runs_at_the_change_and_one_that_it_repeats_runs_once() {
     let (york, howe, berlin) = ("America/New_York", "Australia/Lord_Howe", "Europe/Berlin");

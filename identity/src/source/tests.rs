@@ -14,6 +14,7 @@ fn none() -> Environment {
     Environment::of(&[])
 }
 
+/// F30.
 #[tokio::test]
 async fn a_file_is_read_again_at_each_use() {
     let folder = tempfile::tempdir().unwrap();

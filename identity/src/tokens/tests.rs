@@ -93,6 +93,7 @@ async fn a_token_is_kept_for_four_fifths_of_its_life() {
     assert_eq!(shop.server.requests().len(), 3);
 }
 
+/// F01, F02.
 #[tokio::test]
 async fn a_failed_renewal_keeps_the_token_until_it_is_over_and_is_paced() {
     let shop = Shop::new(&json!({}), &[1, 2, 3]);

@@ -538,6 +538,24 @@ fn callers_who_refuse_the_new_ca_hold_it_up_and_a_few_alerts_do_not() {
     }
 }
 
+/// F42: none, one and two slots of somebody else.
+#[test]
+fn where_both_slots_are_somebody_elses_nothing_is_archived_and_one_that_is_emptied_is_taken() {
+    let mut case = Case::new();
+    let theirs = ["x", "y"].map(|id| (format!("tcrt_{id}"), id.repeat(64)));
+    case.slots.listed = theirs.to_vec();
+    case.settle();
+    case.pass(HOUR);
+    assert!(case.alarms().contains("WAIT_SLOT"), "{}", case.alarms());
+    assert_eq!(case.slots.listed, theirs);
+    case.slots.listed.remove(0);
+    case.pass(HOUR);
+    let registered = case.slots.fingerprints();
+    assert!(registered.contains(&&*case.in_force()) && registered.len() == 2);
+    assert!(case.slots.archived.is_empty());
+}
+
+/// F42.
 #[test]
 fn a_strangers_ca_is_never_archived_and_holds_up_nothing_but_the_next_rotation() {
     let mut case = Case::stable();

@@ -183,6 +183,7 @@ fn a_token_that_init_left_is_published_before_anybody_is_asked() {
 fn an_order_rotates_once_and_is_done_when_every_connector_has_the_new_one() {
     let (world, mut engine, mut other) = started();
     connector(&world, "c", START);
+    let credential = world.credential();
     let operation = world.order(&mut engine, rotation()).unwrap();
     assert_eq!(operation.what, "rotate tunnel-token");
     let again = world.order(&mut engine, rotation()).unwrap_err();
@@ -209,6 +210,11 @@ fn an_order_rotates_once_and_is_done_when_every_connector_has_the_new_one() {
     let said = (ended.state, ended.detail.as_str());
     let expected = "the tunnel token ttok_1 is in force, and every connector has it";
     assert_eq!(said, (OperationState::Done, expected));
+    assert_eq!(
+        world.credential(),
+        credential,
+        "the certificate is another matter: F10"
+    );
     assert_eq!((other.rotations, other.revealed), (1, 2));
     assert_eq!(world.status().rotations.tunnel_token, 1);
     assert_eq!(world.status().alarms, Vec::<String>::new());

@@ -210,6 +210,7 @@ async fn a_caller_who_leaves_does_not_take_the_fetch_with_him() {
     assert_eq!(issuer.held(), 1);
 }
 
+/// F31.
 #[tokio::test]
 async fn an_unknown_kid_fetches_once_and_then_not_for_fifteen_seconds() {
     let (old, new) = (Signer::p256(), Signer::p256());
@@ -237,6 +238,7 @@ async fn an_unknown_kid_fetches_once_and_then_not_for_fifteen_seconds() {
     );
 }
 
+/// F31.
 #[tokio::test]
 async fn the_last_keys_serve_for_a_day_while_the_issuer_does_not_answer() {
     let signer = Signer::p256();

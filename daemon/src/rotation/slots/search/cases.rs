@@ -80,6 +80,7 @@ fn holds(name: &str, first: World, nature: Nature) -> Found {
     found
 }
 
+/// F39, F44, and I1 to I6 as far as they are about the CA.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn nothing_that_can_happen_breaks_a_rule_or_leads_nowhere() {
