@@ -6,6 +6,7 @@ mod closed;
 mod commands;
 mod daemon;
 mod documents;
+mod faults;
 mod interrupted;
 mod places;
 pub(crate) mod process;

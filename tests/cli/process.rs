@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -88,17 +88,40 @@ impl Place {
 
     /// Starts the daemon and waits for nothing.
     pub(crate) fn start(&self, arguments: &[&str]) -> Daemon {
+        let mut run = command(&self.keyward, &["run", "--config"]);
+        run.arg(self.path("keyward.yaml")).args(arguments);
+        run.as_std_mut().uid(self.uid).gid(self.uid);
+        self.spawn(run)
+    }
+
+    /// Starts it by `words`, programs that become it in the end, as root begins.
+    pub(crate) fn start_by(&self, words: &[&str]) -> Daemon {
+        let mut run = command(Path::new(words[0]), &words[1..]);
+        let uid = self.uid.to_string();
+        run.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .args([
+                "setpriv",
+                "--reuid",
+                &uid,
+                "--regid",
+                &uid,
+                "--clear-groups",
+            ])
+            .arg(&self.keyward)
+            .args(["run", "--config"])
+            .arg(self.path("keyward.yaml"));
+        self.spawn(run)
+    }
+
+    fn spawn(&self, mut run: tokio::process::Command) -> Daemon {
         let log = self.path("log");
-        let config = self.text("keyward.yaml");
-        let mut run = command(&self.keyward, &["run", "--config", &config]);
-        run.args(arguments).stderr(
+        run.stderr(
             File::options()
                 .create(true)
                 .append(true)
                 .open(&log)
                 .unwrap(),
         );
-        run.as_std_mut().uid(self.uid).gid(self.uid);
         Daemon {
             child: run.spawn().unwrap(),
             log,
@@ -108,17 +131,25 @@ impl Place {
     /// Starts the daemon and waits until its first certificate is published.
     pub(crate) async fn serve(&self) -> Daemon {
         let daemon = self.start(&[]);
+        self.served().await;
+        daemon
+    }
+
+    /// Waits until a certificate is published.
+    pub(crate) async fn served(&self) {
         self.until("a server certificate is in force", async || {
-            let ended = self.keyward(&["status", "--json"]).await;
-            let generation = |status: &serde_json::Value| {
-                status["tunnels"]["main"]["generation"]
-                    .as_u64()
-                    .unwrap_or(0)
-            };
-            ended.code == Some(0) && generation(&ended.json()) > 0
+            self.main().await["generation"].as_u64().unwrap_or(0) > 0
         })
         .await;
-        daemon
+    }
+
+    /// The status of the tunnel; null: there is none.
+    pub(crate) async fn main(&self) -> serde_json::Value {
+        let ended = self.keyward(&["status", "--json"]).await;
+        match ended.code {
+            Some(0) => ended.json()["tunnels"]["main"].clone(),
+            _ => serde_json::Value::Null,
+        }
     }
 
     /// Waits for a state, with a limit.
