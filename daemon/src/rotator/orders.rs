@@ -122,7 +122,7 @@ pub(super) fn take(
         | Order::IssueClient { tunnel, .. } => tunnel,
     };
     let outcome = match tunnels.get_mut(name) {
-        Some(tunnel) => tunnel.order(desk, order, &actor),
+        Some(tunnel) => tunnel.order(desk, &order, &actor),
         None => Err(Refusal {
             fault: Fault::Words,
             what: format!("there is no tunnel {name:?}"),
@@ -142,55 +142,18 @@ impl Tunnel {
     pub(super) fn order(
         &mut self,
         desk: &mut Desk<'_>,
-        order: Order,
+        order: &Order,
         actor: &str,
     ) -> Result<Operation, Refusal> {
-        match order {
-            Order::RotateServerCertificate { .. } => {
-                if let Some(running) = &self.leaf_order {
-                    return Err(already(running));
-                }
-                let ordered = Ordered::new(desk.moment, actor);
-                self.leaf_order = Some(ordered.clone());
-                self.promise(desk, ROTATE_SERVER_CERTIFICATE, &ordered)
-            }
+        let what = match order {
+            Order::RotateServerCertificate { .. } => ROTATE_SERVER_CERTIFICATE,
             Order::RotateCa {
                 accept_unproven: true,
                 ..
-            } => self.accept_unproven(desk, actor),
-            Order::RotateCa {
-                trusted, standby, ..
-            } => {
-                if let Some(running) = &self.ca_order {
-                    return Err(already(running));
-                }
-                if self.config.remote().is_some() {
-                    self.refuse_rotation()?;
-                } else {
-                    self.refuse_switch(desk, trusted, standby.as_deref())?;
-                }
-                let ordered = Ordered::new(desk.moment, actor);
-                self.ca_order = Some(ordered.clone());
-                self.promise(desk, ROTATE_CA, &ordered)
-            }
-            Order::RotateTunnelToken { .. } => {
-                if let Some(running) = &self.token_order {
-                    return Err(already(running));
-                }
-                self.refuse_token_rotation(desk)?;
-                let ordered = Ordered::new(desk.moment, actor);
-                self.token_order = Some(ordered.clone());
-                self.promise(desk, ROTATE_TUNNEL_TOKEN, &ordered)
-            }
-            Order::RotateSharedSecret { .. } => {
-                self.refuse_secret()?;
-                if let Some(running) = &self.secret_order {
-                    return Err(already(running));
-                }
-                let ordered = Ordered::new(desk.moment, actor);
-                self.secret_order = Some(ordered.clone());
-                self.promise(desk, ROTATE_SHARED_SECRET, &ordered)
-            }
+            } => return self.accept_unproven(desk, actor),
+            Order::RotateCa { .. } => ROTATE_CA,
+            Order::RotateTunnelToken { .. } => ROTATE_TUNNEL_TOKEN,
+            Order::RotateSharedSecret { .. } => ROTATE_SHARED_SECRET,
             Order::IssueClient {
                 name,
                 csr,
@@ -198,11 +161,37 @@ impl Tunnel {
                 ..
             } => {
                 let profile = ClientProfile {
-                    name,
-                    lifetime: std::time::Duration::from_secs(lifetime_seconds),
+                    name: name.clone(),
+                    lifetime: std::time::Duration::from_secs(*lifetime_seconds),
                 };
-                self.issue_client(desk, &profile, &csr, actor)
+                return self.issue_client(desk, &profile, csr, actor);
             }
+        };
+        if let Some(running) = self.ordered(what) {
+            return Err(refusal(
+                format!("it is already running as operation {}", running.operation),
+                "follow that one, or wait until it has ended".to_owned(),
+            ));
+        }
+        match order {
+            Order::RotateCa { .. } if self.config.remote().is_some() => self.refuse_rotation()?,
+            Order::RotateCa {
+                trusted, standby, ..
+            } => self.refuse_switch(desk, *trusted, standby.as_deref())?,
+            Order::RotateTunnelToken { .. } => self.refuse_token_rotation(desk)?,
+            Order::RotateSharedSecret { .. } => self.refuse_secret()?,
+            Order::RotateServerCertificate { .. } | Order::IssueClient { .. } => {}
+        }
+        self.promise(desk, what, Ordered::new(desk.moment, actor))
+    }
+
+    /// The order that is carried out at most once at a time.
+    fn ordered(&mut self, what: &str) -> &mut Option<Ordered> {
+        match what {
+            ROTATE_CA => &mut self.ca_order,
+            ROTATE_TUNNEL_TOKEN => &mut self.token_order,
+            ROTATE_SHARED_SECRET => &mut self.secret_order,
+            _ => &mut self.leaf_order,
         }
     }
 
@@ -212,14 +201,12 @@ impl Tunnel {
         &mut self,
         desk: &mut Desk<'_>,
         what: &str,
-        ordered: &Ordered,
+        ordered: Ordered,
     ) -> Result<Operation, Refusal> {
+        let operation = running(&self.name, what, &ordered, "taken");
+        *self.ordered(what) = Some(ordered);
         if let Err(error) = self.note_orders(desk) {
-            let is_it = |one: &mut Ordered| one.operation == ordered.operation;
-            self.leaf_order.take_if(is_it);
-            self.ca_order.take_if(is_it);
-            self.token_order.take_if(is_it);
-            self.secret_order.take_if(is_it);
+            *self.ordered(what) = None;
             return Err(refusal(
                 format!(
                     "the order cannot be recorded: {}",
@@ -230,16 +217,12 @@ impl Tunnel {
         }
         // Somebody is there and wants to see what is wrong now.
         self.leaf_pace.reset();
-        if what == ROTATE_CA {
-            self.ca_pace.reset();
+        match what {
+            ROTATE_CA => self.ca_pace.reset(),
+            ROTATE_TUNNEL_TOKEN => self.token_now.pace.reset(),
+            ROTATE_SHARED_SECRET => self.shared.retry(),
+            _ => {}
         }
-        if what == ROTATE_TUNNEL_TOKEN {
-            self.token_now.pace.reset();
-        }
-        if what == ROTATE_SHARED_SECRET {
-            self.shared.retry();
-        }
-        let operation = running(&self.name, what, ordered, "taken");
         desk.operations.add(operation.clone());
         Ok(operation)
     }
@@ -396,13 +379,6 @@ impl Tunnel {
             )
         }
     }
-}
-
-fn already(running: &Ordered) -> Refusal {
-    refusal(
-        format!("it is already running as operation {}", running.operation),
-        "follow that one, or wait until it has ended".to_owned(),
-    )
 }
 
 pub(super) fn refusal(what: String, next: String) -> Refusal {

@@ -136,7 +136,7 @@ impl Tunnel {
             // What somebody ordered is under way: that is this run.
             return Ok(());
         }
-        match self.order(desk, order(key, &self.name), ACTOR) {
+        match self.order(desk, &order(key, &self.name), ACTOR) {
             Ok(operation) => {
                 if let Some(due) = self.due.get_mut(key) {
                     due.run = Some(operation.id);

@@ -36,6 +36,8 @@ struct Slots {
     fates: Vec<Fate>,
     /// What is archived is listed all the same.
     lags: bool,
+    /// What is listed cannot be archived, since it is not there.
+    denies: bool,
     serial: usize,
 }
 
@@ -84,6 +86,9 @@ impl Slots {
             }
             Call::ArchiveCertificate { id, .. } => {
                 self.archived.push(id.clone());
+                if self.denies {
+                    return refuse("there is none");
+                }
                 let all = self.certificates();
                 let one = all.into_iter().find(|one| one.id == *id);
                 if !self.lags {
@@ -336,6 +341,33 @@ fn with_another_tunnel_id_the_ca_is_registered_there() {
     case.pass(60);
     assert_eq!(case.slots.fingerprints(), before.fingerprints());
     assert_eq!(case.alarms(), "");
+}
+
+#[test]
+fn a_remote_that_lists_what_it_denies_is_an_alarm_and_asked_ever_more_rarely() {
+    let mut case = Case::stable();
+    case.slots.denies = true;
+    case.rotate();
+    case.pass(SETTLE);
+    case.follow();
+    case.report(1, 0);
+    case.pass(SETTLE);
+    for _ in 0..240 {
+        case.pass(15);
+    }
+    let asked = case.slots.archived.len();
+    assert!((2..=20).contains(&asked), "{asked} times in an hour");
+    assert_eq!(
+        (case.ca().phase.as_str(), case.slots.listed.len()),
+        ("archiving", 2)
+    );
+    assert!(case.alarms().contains("there is none"), "{}", case.alarms());
+    // It goes on as soon as it can.
+    case.slots.denies = false;
+    for _ in 0..40 {
+        case.pass(15);
+    }
+    assert_eq!(case.ca().phase, "archived");
 }
 
 #[test]
