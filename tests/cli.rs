@@ -13,5 +13,6 @@ pub(crate) mod process;
 mod proxy;
 mod signals;
 pub(crate) mod stage;
+mod watch;
 
 pub(crate) use documents::undocumented;

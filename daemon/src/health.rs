@@ -4,17 +4,24 @@
 //! to have them serve: a new certificate beside a listener that still has the old one is the failure
 //! that expiry metrics exist for.
 
+mod page;
+mod propagation;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use control::{Resource, Role};
 use process::metrics::Exposition;
 use process::{Clock, Health, Tasks};
 
 use crate::board::{Board, Publications, Replicas};
 use crate::credential::LintedCredential;
-use crate::status::{CertificateStatus, Status, TunnelStatus};
+use crate::remote::Remote;
+use crate::status::{
+    CertificateStatus, CredentialStatus, RemoteState, Status, TunnelStatus, seconds_left,
+};
+use page::{generations, reports, rotations, subscribers};
+use propagation::Propagation;
 
 /// Leaves whose end is remembered: more than replicas can lag behind.
 const LEAVES: usize = 1024;
@@ -26,19 +33,29 @@ pub(crate) struct Observer {
     tunnels: BTreeSet<String>,
     /// Fingerprint of a leaf that was published to its last second.
     leaves: Mutex<BTreeMap<String, u64>>,
+    propagation: Mutex<Propagation>,
+    /// Counts calls; `None`: there is nobody to call.
+    remote: Option<Remote>,
 }
 
 impl Observer {
-    pub(crate) fn new(board: Board, clock: Arc<dyn Clock>, tunnels: BTreeSet<String>) -> Self {
+    pub(crate) fn new(
+        board: Board,
+        clock: Arc<dyn Clock>,
+        tunnels: BTreeSet<String>,
+        remote: Option<Remote>,
+    ) -> Self {
         Self {
             board,
             clock,
             tunnels,
             leaves: Mutex::default(),
+            propagation: Mutex::default(),
+            remote,
         }
     }
 
-    /// What is served on the health listener, and a task that remembers published leaves.
+    /// What is served on the health listener, and tasks that remember published leaves and how CAs came about.
     pub(crate) fn health(self, tasks: &Tasks) -> Health {
         let this = Arc::new(self);
         let (remembering, stopping) = (this.clone(), tasks.clone());
@@ -48,11 +65,19 @@ impl Observer {
                 () = stopping.stopping() => {}
             }
         });
+        let (watching, stopping) = (this.clone(), tasks.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = watching.watch() => {}
+                () = stopping.stopping() => {}
+            }
+        });
         let (ready, metrics, page) = (this.clone(), this.clone(), this);
         Health {
             reasons: Arc::new(move || ready.reasons()),
             notes: Arc::new(Vec::new),
             metrics: Arc::new(move || metrics.metrics()),
+            asked: Vec::new(),
             pages: vec![("/v1/status", Arc::new(move || page.page()))],
         }
     }
@@ -76,6 +101,22 @@ impl Observer {
                 return;
             }
         }
+    }
+
+    async fn watch(&self) {
+        let mut status = self.board.status.subscribe();
+        loop {
+            let now = status.borrow_and_update().clone();
+            self.propagation().see(&now);
+            if status.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn propagation(&self) -> MutexGuard<'_, Propagation> {
+        let propagation = self.propagation.lock();
+        propagation.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why the daemon is not ready: some tunnel has no published leaf in date.
@@ -127,7 +168,9 @@ impl Observer {
         page.sample("keyward_time_suspect", &[], u8::from(status.time_suspect));
         self.expiries(&mut page, &status, &replicas);
         generations(&mut page, &status, &replicas);
-        rotations(&mut page, &status);
+        rotations(&mut page, &status, unix(self.clock.wall()));
+        self.propagation().write(&mut page);
+        page::calls(&mut page, &status, self.remote.as_ref());
         subscribers(&mut page, &replicas);
         page.finish()
     }
@@ -138,7 +181,7 @@ impl Observer {
         page.family(
             name,
             "gauge",
-            "Seconds until the credential ends, negative afterwards; where=served: the earliest that a connected replica serves.",
+            "Seconds until the credential ends, negative afterwards; where=remote: of one that the other side lists; where=served: the earliest that a connected replica serves.",
         );
         for (tunnel, one) in &status.tunnels {
             for (kind, certificate) in certificates(one) {
@@ -147,12 +190,20 @@ impl Observer {
                     ("kind", kind),
                     ("where", "journal"),
                 ];
-                page.sample(name, &labels, left(certificate.not_after, now));
+                page.sample(name, &labels, seconds_left(certificate.not_after, now));
+            }
+            for (kind, end) in listed(one) {
+                let labels = [
+                    ("tunnel", tunnel.as_str()),
+                    ("kind", kind),
+                    ("where", "remote"),
+                ];
+                page.sample(name, &labels, seconds_left(end, now));
             }
             if let Some(end) = self.served_until(replicas, tunnel, one) {
                 let kind = ("kind", "server-certificate");
                 let labels = [("tunnel", tunnel.as_str()), kind, ("where", "served")];
-                page.sample(name, &labels, left(end, now));
+                page.sample(name, &labels, seconds_left(end, now));
             }
         }
     }
@@ -171,18 +222,6 @@ impl Observer {
             .filter_map(|report| end(&report.leaf_sha256))
             .min()
     }
-}
-
-/// What connected replicas report about `tunnel`.
-fn reports<'a>(
-    replicas: &'a Replicas,
-    tunnel: &'a str,
-) -> impl Iterator<Item = &'a control::TunnelReport> {
-    replicas
-        .values()
-        .filter(|replica| replica.connected)
-        .flat_map(|replica| &replica.report.tunnels)
-        .filter(move |report| report.tunnel == tunnel)
 }
 
 fn ends(publications: &Publications) -> BTreeMap<String, u64> {
@@ -210,128 +249,14 @@ fn certificates(tunnel: &TunnelStatus) -> Vec<(&'static str, &CertificateStatus)
         .collect()
 }
 
-fn generations(page: &mut Exposition, status: &Status, replicas: &Replicas) {
-    let name = "keyward_cred_generation";
-    page.family(
-        name,
-        "gauge",
-        "Generation published, and the lowest that a connected replica reports.",
-    );
-    for (tunnel, one) in &status.tunnels {
-        let labels = |place| [("tunnel", tunnel.as_str()), ("where", place)];
-        page.sample(name, &labels("journal"), one.generation);
-        let lowest = reports(replicas, tunnel)
-            .map(|report| report.generation)
-            .min();
-        if let Some(lowest) = lowest {
-            page.sample(name, &labels("served"), lowest);
-        }
-    }
-}
-
-fn rotations(page: &mut Exposition, status: &Status) {
-    page.family(
-        "keyward_rotation_phase",
-        "gauge",
-        "1 for the phase that the rotation is in.",
-    );
-    for (tunnel, one) in &status.tunnels {
-        let token = one.tunnel_token.as_ref().map(|token| &token.phase);
-        let secret = one.shared_secret.as_ref().map(|secret| &secret.phase);
-        let ca = one.ca_slots.as_ref().map(|slots| &slots.phase);
-        for (kind, phase) in [
-            ("server-certificate", Some(&one.phase)),
-            ("ca", ca),
-            ("tunnel-token", token),
-            ("shared-secret", secret),
-        ] {
-            let Some(phase) = phase else { continue };
-            let labels = [
-                ("tunnel", tunnel.as_str()),
-                ("kind", kind),
-                ("phase", phase),
-            ];
-            page.sample("keyward_rotation_phase", &labels, 1);
-        }
-    }
-    slots(page, status);
-    page.family(
-        "keyward_issuance_total",
-        "counter",
-        "Rotations done since the state was made.",
-    );
-    for (tunnel, one) in &status.tunnels {
-        let counts = [
-            ("server-certificate", one.rotations.server_certificate),
-            ("ca", one.rotations.ca),
-            ("tunnel-token", one.rotations.tunnel_token),
-            ("shared-secret", one.rotations.shared_secret),
-        ];
-        for (kind, count) in counts {
-            let labels = [("tunnel", tunnel.as_str()), ("kind", kind)];
-            page.sample("keyward_issuance_total", &labels, count);
-        }
-    }
-    page.family("keyward_alarms", "gauge", "What needs a person.");
-    for (tunnel, one) in &status.tunnels {
-        let labels = [("tunnel", tunnel.as_str())];
-        page.sample("keyward_alarms", &labels, one.alarms.len());
-    }
-}
-
-fn slots(page: &mut Exposition, status: &Status) {
-    page.family(
-        "keyward_ca_slots_used",
-        "gauge",
-        "Slots of the remote that hold a CA, of two.",
-    );
-    for (tunnel, one) in &status.tunnels {
-        if let Some(used) = one.ca_slots.as_ref().and_then(|slots| slots.used) {
-            let labels = [("tunnel", tunnel.as_str())];
-            page.sample("keyward_ca_slots_used", &labels, used);
-        }
-    }
-}
-
-fn subscribers(page: &mut Exposition, replicas: &Replicas) {
-    page.family(
-        "keyward_replicas",
-        "gauge",
-        "Subscribers known, by whether a subscription stands.",
-    );
-    for (role, name) in [(Role::Proxy, "proxy"), (Role::Connector, "connector")] {
-        for (connected, state) in [(true, "connected"), (false, "gone")] {
-            let count = replicas
-                .values()
-                .filter(|replica| (replica.role, replica.connected) == (role, connected))
-                .count();
-            page.sample(
-                "keyward_replicas",
-                &[("role", name), ("state", state)],
-                count,
-            );
-        }
-    }
-    page.family(
-        "keyward_replica_generation",
-        "gauge",
-        "Generation that a replica has acknowledged.",
-    );
-    for (name, replica) in replicas {
-        let credentials = replica
-            .acks
-            .iter()
-            .filter(|((_, resource), _)| *resource == Resource::Credential);
-        for ((tunnel, _), generation) in credentials {
-            let labels = [("replica", name.as_str()), ("tunnel", tunnel.as_str())];
-            page.sample("keyward_replica_generation", &labels, generation);
-        }
-    }
-}
-
-/// Seconds from `now` to `end`, negative when it is over.
-fn left(end: u64, now: u64) -> i64 {
-    end.cast_signed().saturating_sub(now.cast_signed())
+/// Kind and end of what the other side lists.
+fn listed(tunnel: &TunnelStatus) -> impl Iterator<Item = (&str, u64)> {
+    let in_force = |one: &&CredentialStatus| {
+        let remote = one.remote.as_ref();
+        remote.is_some_and(|remote| remote.state == RemoteState::InForce)
+    };
+    let listed = tunnel.credentials.iter().filter(in_force);
+    listed.filter_map(|one| Some((&*one.kind, one.not_after?)))
 }
 
 fn unix(time: SystemTime) -> u64 {

@@ -17,6 +17,7 @@ pub mod operator;
 pub mod publisher;
 pub mod remote;
 pub mod renew;
+mod restart;
 pub mod rotation;
 pub mod rotator;
 pub mod schedule;
@@ -44,6 +45,7 @@ use health::Observer;
 use operator::Operator;
 use publisher::{Limits, Publisher};
 use remote::Remote;
+use restart::Restarter;
 use rotator::Rotator;
 use status::Status;
 
@@ -74,17 +76,21 @@ pub async fn run(path: &Path, single_user: bool, tasks: &Tasks) -> Result<(), Fa
     let (publisher, operator) = bind(&config, &board, &clock)?;
     let health = listen(config.health).await?;
     let remote = remote(&config, &clock)?;
-    let rotator = Rotator::open(&config, clock.clone(), remote)?;
+    let rotator = Rotator::open(&config, clock.clone(), remote.clone())?;
+    let restarters = Restarter::all(&config, &board, &clock);
     let tunnels: BTreeSet<String> = config.tunnels.into_keys().collect();
     let names: Vec<&str> = tunnels.iter().map(String::as_str).collect();
     let names = names.join(",");
     tracing::info!(build = process::BUILD, tunnels = names, "keyward started");
 
     tasks.essential("rotator", rotator.run(board.clone(), orders, tasks.clone()));
+    for restarter in restarters {
+        tasks.spawn(restarter.run(tasks.clone()));
+    }
     tasks.essential("publisher", publisher.run(tasks.clone()));
     tasks.essential("operator", operator.run(tasks.clone()));
     if let Some(listener) = health {
-        let health = Observer::new(board, clock, tunnels).health(tasks);
+        let health = Observer::new(board, clock, tunnels, remote).health(tasks);
         tasks.essential("health", health.serve(listener, tasks.clone()));
     }
     tasks.stopping().await;

@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::rotation::slots::Grade;
 
+mod credential;
+
+pub(crate) use credential::seconds_left;
+pub use credential::{
+    By, CredentialStatus, NextRotation, Outage, RemoteSays, RemoteState, ReplicaSays,
+};
+
 /// Everything that may be known without being asked who one is. Times are Unix seconds, UTC.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -15,6 +22,9 @@ pub struct Status {
     pub at: u64,
     /// The wall clock disagrees with the boot clock: nothing destructive is done.
     pub time_suspect: bool,
+    /// What ends first of all tunnels if nothing rotates any more.
+    #[serde(default)]
+    pub first_outage: Option<Outage>,
     /// By tunnel name.
     pub tunnels: BTreeMap<String, TunnelStatus>,
     /// By replica name.
@@ -35,8 +45,11 @@ impl Status {
 pub struct TunnelStatus {
     /// `<tunnel-domain>`.
     pub domain: String,
-    /// `static`.
+    /// `static` or `tunnels_api`.
     pub provider: String,
+    /// `builtin`, `cloudflared`, `external`.
+    #[serde(default)]
+    pub connector: String,
     /// Number of the published credential.
     pub generation: u64,
     /// Lowest generation that may still be served.
@@ -68,6 +81,12 @@ pub struct TunnelStatus {
     pub shared_secret: Option<SharedSecretStatus>,
     /// Rotations done since the state was made.
     pub rotations: Rotations,
+    /// Each credential: what the journal, the other side and each replica say of it.
+    #[serde(default)]
+    pub credentials: Vec<CredentialStatus>,
+    /// What ends first if nothing rotates any more.
+    #[serde(default)]
+    pub first_outage: Option<Outage>,
 }
 
 /// Where the CAs of a tunnel are registered, and how far a rotation of them is.

@@ -164,6 +164,7 @@ fn page(serving: &Serving, directory: Directory, tasks: Tasks) -> Health {
             serving.metrics(&mut page);
             page.finish()
         }),
+        asked: Vec::new(),
         pages: Vec::new(),
     }
 }

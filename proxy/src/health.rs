@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::carrier::Up;
+use crate::checkup;
 use crate::config::HealthListener;
 use crate::credential::Credentials;
 use crate::dial::Roster;
@@ -39,22 +40,25 @@ pub(crate) fn page(
         credentials.clone(),
         credentials.clone(),
     );
+    let dialled = forwarder.clone();
     let (forwarder, routes) = (forwarder.clone(), forwarder.clone());
     let (edge, roster) = (carriers.edge.clone(), carriers.edge.clone());
-    Health {
-        reasons: Arc::new(move || {
-            let mut reasons = ready.reasons();
-            let tunnels = ready.current();
-            let waiting = tunnels.iter().map(|serving| &*serving.tunnel.name);
-            reasons.extend(waiting.filter(|name| routes.policy_pending(name)).map(|name| {
+    let up = carriers.clone();
+    let reasons: Arc<dyn Fn() -> Vec<String> + Send + Sync> = Arc::new(move || {
+        let mut reasons = ready.reasons();
+        let tunnels = ready.current();
+        let waiting = tunnels.iter().map(|serving| &*serving.tunnel.name);
+        reasons.extend(waiting.filter(|name| routes.policy_pending(name)).map(|name| {
                 format!("tunnel {name}: no routes yet; write them under the tunnel in the daemon's file, or in this proxy's")
             }));
-            reasons.extend(carriers.reason());
-            if tasks.is_stopping() {
-                reasons.push("draining".to_owned());
-            }
-            reasons
-        }),
+        reasons.extend(up.reason());
+        if tasks.is_stopping() {
+            reasons.push("draining".to_owned());
+        }
+        reasons
+    });
+    Health {
+        reasons: reasons.clone(),
         notes: Arc::new(move || {
             let mut notes = kept.notes();
             notes.extend(roster.iter().flat_map(Roster::notes));
@@ -72,6 +76,7 @@ pub(crate) fn page(
             page.finish()
         }),
         pages: Vec::new(),
+        asked: vec![(checkup::PATH, checkup::page(reasons, dialled, carriers))],
     }
 }
 

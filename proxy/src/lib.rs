@@ -5,6 +5,7 @@
 
 mod alert;
 pub mod carrier;
+mod checkup;
 pub mod config;
 mod connection;
 mod control;
@@ -74,6 +75,7 @@ pub async fn run(options: Options, tasks: Tasks) -> Result<(), Failure> {
     let dialler = dialler.transpose()?;
     let up = Up {
         listening: carriers.names(),
+        addresses: carriers.addresses(),
         edge: dialler.as_ref().map(Dialler::roster),
     };
     let page = health::page(

@@ -317,7 +317,7 @@ async fn a_shell_completes_commands_nouns_and_flags() {
     }
 }
 
-fn interrupt(pid: u32) {
+pub(super) fn interrupt(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }

@@ -299,7 +299,7 @@ async fn health_is_ready_once_a_certificate_is_published_and_shows_metrics_and_s
         .await;
     let metrics = get("/metrics").await;
     for line in [
-        "keyward_cred_generation{tunnel=\"main\",where=\"journal\"} 1\n",
+        "keyward_cred_generation{tunnel=\"main\",kind=\"server-certificate\",where=\"journal\"} 1\n",
         "keyward_cred_expiry_seconds{tunnel=\"main\",kind=\"server-certificate\",where=\"journal\"} ",
         "keyward_cred_expiry_seconds{tunnel=\"main\",kind=\"client-ca\",where=\"journal\"} ",
         "keyward_rotation_phase{tunnel=\"main\",kind=\"server-certificate\",phase=\"serving\"} 1\n",

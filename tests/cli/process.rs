@@ -273,11 +273,15 @@ pub(crate) struct Subscriber {
 
 impl Subscriber {
     pub(crate) async fn next(&mut self) -> FromDaemon {
-        tokio::time::timeout(LIMIT, self.reader.next())
+        tokio::time::timeout(LIMIT, self.some())
             .await
             .expect("it comes in time")
-            .unwrap()
-            .expect("the subscription stands")
+    }
+
+    /// The same, however long it takes. Cancel safe.
+    pub(crate) async fn some(&mut self) -> FromDaemon {
+        let read = self.reader.next().await;
+        read.unwrap().expect("the subscription stands")
     }
 
     /// The next credential.

@@ -245,6 +245,11 @@ async fn a_source_that_gives_nothing_is_told_by_its_exit_code() {
             78,
             "ACTIONS_ID_TOKEN_REQUEST_URL",
         ),
+        (
+            "{gitlab: {variable: NO_SUCH}}".to_owned(),
+            78,
+            "declare it in the job that runs this: id_tokens",
+        ),
     ] {
         let config = case.configure(&case.rule, &source, "");
         let ended = case.doctor(&config, &[]).await;
@@ -296,6 +301,41 @@ async fn a_program_gets_no_variable_but_those_that_are_named() {
     );
     assert!(!format!("{ended:?}").contains("canary"), "{ended:?}");
     assert_silent(&ended, &token);
+}
+
+#[tokio::test]
+async fn a_job_of_gitlab_buys_with_the_token_of_its_variable() {
+    let case = Case::start().await;
+    let token = case.token(&json!({"jti": "one"}));
+    let config = case.configure(&case.rule, "{gitlab: {variable: KEYWARD_TOKEN}}", "");
+    let words = [
+        "doctor",
+        "identity",
+        "--exchange",
+        "--json",
+        "--config",
+        &config,
+    ];
+    let mut command = keyward(&words);
+    command
+        .env("HTTPS_PROXY", format!("http://{}", case.proxy.address))
+        .env("KEYWARD_TOKEN", &token);
+    let ended = end(&mut command).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let said = ended.json();
+    assert_eq!(said["source"], "gitlab");
+    assert!(said["exchanged"]["expires_in"].is_u64(), "{said}");
+    let note = said["notes"][0].as_str().unwrap();
+    assert!(note.contains("second exchange in this job"), "{said}");
+    assert_silent(&ended, &token);
+    // And it is.
+    let ended = end(&mut command).await;
+    assert_eq!(ended.code, Some(77), "{ended:?}");
+    let over = case.token(&json!({"exp": 1000, "iat": 900}));
+    command.env("KEYWARD_TOKEN", &over);
+    let ended = end(&mut command).await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert_silent(&ended, &over);
 }
 
 #[tokio::test]

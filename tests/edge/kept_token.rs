@@ -363,3 +363,59 @@ fn connect(place: &Place) -> Child {
     std::os::unix::process::CommandExt::gid(run.as_std_mut(), KEYWARD);
     run.spawn().unwrap()
 }
+
+#[tokio::test]
+async fn somebody_elses_connector_is_restarted_on_the_new_token_before_its_rotation_is_done() {
+    let folder = crate::cli::stage::open_directory();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::os::unix::fs::chown(folder.path(), Some(KEYWARD), None).unwrap();
+    let connector = format!("external\n    restart: [/bin/sh, {}]", path("script"));
+    let case = Case::start(&connector).await;
+    let store = case.place.text("store/tunnel-token");
+    let good = format!("cat '{store}' > '{}'", path("seen"));
+    std::fs::write(path("script"), &good).unwrap();
+    let daemon = case.place.serve().await;
+    let first = case.settled().await;
+    // The schedule that it allows is there.
+    let holder = async || {
+        let status = case.status().await;
+        let all = status["credentials"].as_array().unwrap().clone();
+        all.into_iter()
+            .find(|one| one["kind"] == "tunnel-token")
+            .unwrap()
+    };
+    until("it counts as a connector", async || {
+        let token = holder().await;
+        (token["replicas"]["restart:main"]["in_force"] == true).then_some(())
+    })
+    .await;
+    assert_eq!(holder().await["next"]["by"], "schedule");
+    let ended = case.rotate().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let second = case.settled().await;
+    assert_ne!(first, second);
+    assert_eq!(std::fs::read_to_string(path("seen")).unwrap(), second);
+
+    std::fs::write(path("script"), "exit 3\n").unwrap();
+    let _order = case.order();
+    until("it is told of", async || {
+        let alarms = case.status().await["alarms"].to_string();
+        alarms
+            .contains("the connector was not restarted")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(case.status().await["rotations"]["tunnel_token"], 1);
+    kill(daemon).await;
+    std::fs::write(path("script"), &good).unwrap();
+    let daemon = case.place.serve().await;
+    until("the next daemon goes on", async || {
+        (case.status().await["rotations"]["tunnel_token"] == 2).then_some(())
+    })
+    .await;
+    let third = case.settled().await;
+    assert_eq!(std::fs::read_to_string(path("seen")).unwrap(), third);
+    assert_eq!(case.status().await["alarms"], json!([]));
+    assert_eq!(case.rotations().await, 2);
+    assert!(!daemon.log().contains("kwt-"));
+}

@@ -55,7 +55,6 @@ enum Command {
     /// Print the effective configuration and what deserves a thought
     Check(check::Arguments),
     /// Find out why something does not work, and what to do about it
-    #[command(subcommand)]
     Doctor(doctor::Doctor),
     /// Show what is in force, until when, and what needs a person
     Status(status::Arguments),
@@ -167,7 +166,7 @@ impl Command {
     async fn once(self, tasks: &Tasks) -> Result<(), Ended> {
         match self {
             Self::Check(arguments) => check::check(&arguments).map_err(Ended::from),
-            Self::Doctor(what) => doctor::doctor(&what).await,
+            Self::Doctor(what) => doctor::doctor(&what, tasks).await,
             Self::Status(arguments) => status::status(&arguments, tasks).await.map_err(Ended::from),
             Self::Rotate(arguments) => rotate::rotate(&arguments, tasks).await,
             Self::Init(arguments) => init::init(&arguments).await.map_err(Ended::from),
@@ -189,9 +188,8 @@ impl Command {
             Self::Init(_) => failure
                 .cause("this command was interrupted before its end")
                 .next("run it again: it goes on from where it was"),
-            Self::Doctor(_) => failure.cause(
-                "this command was interrupted before the source or the exchange had answered",
-            ),
+            Self::Doctor(_) => failure
+                .cause("this command was interrupted before everybody whom it asked had answered"),
             _ => failure
                 .cause("this command was interrupted before the daemon had answered")
                 .next("look at the daemon's log"),
@@ -202,7 +200,7 @@ impl Command {
         match self {
             Self::Run { .. } | Self::Connector(_) | Self::Completions { .. } => false,
             Self::Check(arguments) => arguments.json,
-            Self::Doctor(doctor::Doctor::Identity(arguments)) => arguments.json,
+            Self::Doctor(doctor) => doctor.wants_json(),
             Self::Status(arguments) => arguments.json,
             Self::Rotate(arguments) => arguments.json,
             Self::Init(arguments) => arguments.json,

@@ -82,10 +82,19 @@ fn tunnel(name: &str, raw: RawTunnel) -> Result<TunnelConfig, Failure> {
         .value(&key("serve_dir"), "write an absolute path, or leave it out")?;
     let provider = remote::provider(&key, raw.provider.as_deref(), raw.tunnel_id)?;
     let connector = remote::connector(&key("connector"), raw.connector.as_deref())?;
-    let rotate = rotate::convert(&key, name, (&provider, connector), raw.rotate)?;
+    let restart = raw.restart.value(
+        &key("restart"),
+        "write a list, a program's absolute path and its arguments, or leave it out",
+    )?;
+    let restart = restart
+        .map(|command| remote::restart(&key("restart"), command, (&provider, connector)))
+        .transpose()?;
+    let other = (&provider, connector, restart.is_some());
+    let rotate = rotate::convert(&key, name, other, raw.rotate)?;
     let tunnel = TunnelConfig {
         provider,
         connector,
+        restart,
         rotate,
         domain: domain(&key("domain"), raw.domain)?,
         store: store(&key("store"), raw.store)?,

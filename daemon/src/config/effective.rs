@@ -72,6 +72,10 @@ fn write_tunnel(out: &mut String, tunnel: &TunnelConfig) -> std::fmt::Result {
         }
     }
     writeln!(out, "    connector: {}", tunnel.connector.name())?;
+    match &tunnel.restart {
+        Some(command) => writeln!(out, "    restart: {command:?}")?,
+        None => writeln!(out, "    restart: null # with connector: external")?,
+    }
     writeln!(out, "    domain: {}", quoted(&tunnel.domain))?;
     let store = format!("dir:{}", tunnel.store.display());
     writeln!(out, "    store: {}", quoted(&store))?;

@@ -139,6 +139,8 @@ pub struct TunnelConfig {
     pub provider: Provider,
     /// Who carries its bytes.
     pub connector: Connector,
+    /// What makes somebody else's connector read its token again: a program by its absolute path, and its arguments.
+    pub restart: Option<Vec<String>>,
     /// `<tunnel-domain>`, lower case.
     pub domain: String,
     /// The store directory (`dir:PATH`).

@@ -61,6 +61,7 @@ pub(super) struct RawTunnel {
     pub(super) provider: Option<String>,
     pub(super) tunnel_id: Option<String>,
     pub(super) connector: Option<String>,
+    pub(super) restart: Optional<Vec<String>>,
     pub(super) domain: Option<String>,
     pub(super) store: Option<String>,
     pub(super) serve_dir: Optional<PathBuf>,

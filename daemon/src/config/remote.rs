@@ -72,6 +72,28 @@ pub(super) fn provider(
     }
 }
 
+/// What restarts somebody else's connector.
+pub(super) fn restart(
+    key: &str,
+    command: Vec<String>,
+    (provider, connector): (&Provider, Connector),
+) -> Result<Vec<String>, Failure> {
+    let asked = matches!(provider, Provider::TunnelsApi { .. });
+    if !asked || connector != Connector::External {
+        return Err(Failure::config(format!("{key} is written, and nothing is restarted"))
+            .cause("only with provider: tunnels_api and connector: external another token is waited for by somebody else's connector")
+            .next(format!("leave {key} out")));
+    }
+    let absolute = |program: &String| std::path::Path::new(program).is_absolute();
+    if !command.first().is_some_and(absolute) || command.iter().any(|word| word.contains('\0')) {
+        return Err(
+            Failure::config(format!("{key} does not begin with an absolute path"))
+                .next("write a list: the program's path, then its arguments; no shell reads it"),
+        );
+    }
+    Ok(command)
+}
+
 pub(super) fn connector(key: &str, text: Option<&str>) -> Result<Connector, Failure> {
     let Some(text) = text else {
         return Ok(Connector::External);

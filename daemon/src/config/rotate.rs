@@ -134,12 +134,12 @@ impl fmt::Display for When {
 pub(super) fn convert(
     key: &impl Fn(&str) -> String,
     name: &str,
-    (provider, connector): (&Provider, Connector),
+    (provider, connector, restarts): (&Provider, Connector, bool),
     raw: RawRotate,
 ) -> Result<RotateConfig, Failure> {
     let key = |rest: &str| key(&format!("rotate.{rest}"));
     let asked = matches!(provider, Provider::TunnelsApi { .. });
-    let restarted = asked && connector != Connector::External;
+    let restarted = asked && (connector != Connector::External || restarts);
     let token = when(&key("token"), raw.token.as_deref(), &[])?;
     let secret = when(&key("secret"), raw.secret.as_deref(), &[])?;
     let ca = when(&key("ca"), raw.ca.as_deref(), &["auto"])?;
@@ -148,7 +148,7 @@ pub(super) fn convert(
             "token",
             &token,
             restarted,
-            "nobody restarts what runs with the one before; write provider: tunnels_api, and connector: cloudflared or builtin, or off",
+            "nobody restarts what runs with the one before; write provider: tunnels_api, and connector: cloudflared or builtin, or restart: beside connector: external, or off",
         ),
         (
             "secret",

@@ -147,6 +147,7 @@ fn health(standing: &watch::Receiver<Standing>) -> Health {
                 standing.started
             )
         }),
+        asked: Vec::new(),
         pages: Vec::new(),
     }
 }

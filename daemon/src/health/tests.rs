@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use control::{Report, TunnelReport};
+use control::{Report, Role, TunnelReport};
 use tokio::sync::{mpsc, watch};
 
 use super::*;
@@ -28,7 +28,7 @@ fn observer() -> Observer {
         status: watch::Sender::default(),
         requests: mpsc::channel(1).0,
     };
-    Observer::new(board, Arc::new(Still), ["main".to_owned()].into())
+    Observer::new(board, Arc::new(Still), ["main".to_owned()].into(), None)
 }
 
 /// Publishes another leaf, which ends then, and gives its fingerprint.
@@ -97,7 +97,7 @@ async fn the_expiry_that_is_served_is_that_of_the_leaf_a_replica_really_has() {
         );
         (health.metrics)().contains(&line)
     };
-    let shadow = Observer::new(board, Arc::new(Still), BTreeSet::new());
+    let shadow = Observer::new(board, Arc::new(Still), BTreeSet::new(), None);
     serve(&shadow, &old, 1, true);
     // The leaf is remembered by a task: let it run.
     for _ in 0..100 {

@@ -5,8 +5,10 @@
 //! machines in [`crate::rotation`] to say.
 
 mod client;
+mod outcome;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use process::Tasks;
 use tokio::sync::{Semaphore, mpsc};
@@ -15,6 +17,7 @@ use crate::tunnels::{CallError, Rotation, TunnelToken, Tunnels};
 
 pub(crate) use client::{configuration, no_rule};
 pub use client::{connect, unreachable_or_unusable};
+pub use outcome::Outcome;
 
 /// Calls under way at a time, of all tunnels.
 const AT_ONCE: usize = 8;
@@ -118,6 +121,7 @@ pub struct Told {
 pub struct Remote {
     api: Arc<Tunnels>,
     at_once: Arc<Semaphore>,
+    outcomes: Arc<Mutex<BTreeMap<Outcome, u64>>>,
 }
 
 impl Remote {
@@ -126,7 +130,14 @@ impl Remote {
         Self {
             api: Arc::new(api),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            outcomes: Arc::default(),
         }
+    }
+
+    /// How many calls came to what, since the start.
+    pub fn outcomes(&self) -> BTreeMap<Outcome, u64> {
+        let outcomes = self.outcomes.lock();
+        outcomes.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes the call on a task of its own; what came of it goes to `told`, if anybody is left there.
@@ -137,9 +148,17 @@ impl Remote {
                 return;
             };
             let result = call(&remote.api, &ask.tunnel_id, &ask.call).await;
+            remote.count(Outcome::of(&ask, &result));
             // Nobody: the daemon is ending, and the next one finds out by reading.
             let _ = told.send(Told { ask, result }).await;
         });
+    }
+}
+
+impl Remote {
+    fn count(&self, outcome: Outcome) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        *outcomes.entry(outcome).or_default() += 1;
     }
 }
 

@@ -234,6 +234,14 @@ fn is_pressing(state: &State, leaf: u64, now: u64) -> bool {
     })
 }
 
+/// When it should have one at the latest: from then on [`is_due`] says so.
+pub fn due_at(ca: &Ca, leaf: u64) -> u64 {
+    let half = ca.not_after.saturating_sub(ca.not_before).div_ceil(2);
+    let last = leaf.saturating_mul(LEAF_LIVES);
+    let short = ca.not_after.saturating_sub(last).saturating_add(1);
+    ca.not_before.saturating_add(half).min(short)
+}
+
 /// What needs nobody else.
 fn at_home(state: &State, seen: &Seen, now: u64) -> Option<Action> {
     if state.making.is_some() {

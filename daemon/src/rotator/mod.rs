@@ -248,7 +248,8 @@ impl Engine {
             .collect();
         if !answers.is_empty() {
             // Whoever follows his order at once must find it.
-            let status = report::status(&self.tunnels, desk.operations, board, moment);
+            let status =
+                report::status(&self.tunnels, desk.operations, desk.journal, board, moment);
             board.status.send_replace(Arc::new(status));
         }
         for answer in answers {
@@ -258,7 +259,13 @@ impl Engine {
         for tunnel in self.tunnels.values_mut() {
             pause = pause.min(tunnel.turn(&mut desk));
         }
-        let status = report::status(&self.tunnels, &self.operations, board, moment);
+        let status = report::status(
+            &self.tunnels,
+            &self.operations,
+            &self.journal,
+            board,
+            moment,
+        );
         board.status.send_replace(Arc::new(status));
         pause
     }

@@ -1,5 +1,7 @@
 //! What everybody may know.
 
+mod credentials;
+
 use std::collections::BTreeMap;
 
 use control::{Reason, Resource};
@@ -10,28 +12,46 @@ use super::orders::Operations;
 use super::tunnel::Tunnel;
 use super::{Moment, unix};
 use crate::board::{Board, Replica, Replicas};
+use crate::journal::Journal;
+use crate::restart;
 use crate::rotation::slots::{Grade, Rotation};
 use crate::rotation::{authority, slots};
 use crate::status::{
     CertificateStatus, ReplicaStatus, Rotations, SlotsStatus, Status, TunnelStatus,
 };
 
+/// What it is read from, besides the tunnels.
+struct Sources<'a> {
+    journal: &'a Journal,
+    replicas: &'a Replicas,
+    moment: Moment,
+}
+
 pub(super) fn status(
     tunnels: &BTreeMap<String, Tunnel>,
     operations: &Operations,
+    journal: &Journal,
     board: &Board,
     moment: Moment,
 ) -> Status {
     // Borrowed once: a second time would wait for a writer who waits for the first.
     let replicas = board.replicas.borrow();
+    let sources = Sources {
+        journal,
+        replicas: &replicas,
+        moment,
+    };
+    let tunnels: BTreeMap<String, TunnelStatus> = tunnels
+        .iter()
+        .map(|(name, tunnel)| (name.clone(), tunnel.status(&sources)))
+        .collect();
+    let outages = tunnels.values().map(|tunnel| tunnel.first_outage.as_ref());
     Status {
         build: BUILD.to_owned(),
         at: moment.unix(),
         time_suspect: moment.suspect,
-        tunnels: tunnels
-            .iter()
-            .map(|(name, tunnel)| (name.clone(), tunnel.status(&replicas, moment)))
-            .collect(),
+        first_outage: credentials::earliest(outages),
+        tunnels,
         replicas: replicas
             .iter()
             .map(|(name, replica)| (name.clone(), replica_status(replica)))
@@ -41,7 +61,8 @@ pub(super) fn status(
 }
 
 impl Tunnel {
-    fn status(&self, replicas: &Replicas, moment: Moment) -> TunnelStatus {
+    fn status(&self, sources: &Sources<'_>) -> TunnelStatus {
+        let (credentials, first_outage) = self.credentials(sources);
         let serving = self.leaf.serving.as_ref();
         let ca = |ca: Option<&authority::Ca>| {
             let ca = ca.and_then(|ca| self.certificate(ca));
@@ -54,6 +75,7 @@ impl Tunnel {
                 None => "static",
             }
             .to_owned(),
+            connector: self.config.connector.name().to_owned(),
             generation: serving.map_or(0, |leaf| leaf.generation),
             lowest: 0,
             server_certificate: serving
@@ -67,7 +89,7 @@ impl Tunnel {
             client_ca: ca(self.client_ca()),
             tunnel_token: self.token_status(),
             ca_key_unsealed: true,
-            alarms: self.alarms(replicas, moment),
+            alarms: self.alarms(sources.replicas, sources.moment),
             shared_secret: self.secret_status(),
             rotations: Rotations {
                 server_certificate: self.leaf.done,
@@ -75,6 +97,8 @@ impl Tunnel {
                 tunnel_token: self.token.done,
                 shared_secret: self.shared.state.done,
             },
+            credentials,
+            first_outage,
         }
     }
 
@@ -116,6 +140,11 @@ impl Tunnel {
         let refused = replicas.iter().filter_map(|(name, replica)| {
             let (generation, reason) = replica.nacks.get(&key)?;
             let secret = replica.role == control::Role::Proxy && self.publication.secret.is_some();
+            if name.starts_with(restart::NAME) {
+                return Some(format!(
+                    "the connector was not restarted for the tunnel token of generation {generation}, and has the one before: the command of restart: fails, the log says how; it is tried again"
+                ));
+            }
             Some(match reason {
                 Reason::TokenRefused if secret => format!(
                     "{name}: the tunnel's edge does not accept the shared secret of generation {generation}; what was connected before goes on with the one before"

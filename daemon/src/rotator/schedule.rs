@@ -45,6 +45,13 @@ pub(super) struct Next {
     failure: Option<String>,
 }
 
+impl Next {
+    /// When, in Unix seconds.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+}
+
 impl Tunnel {
     /// Orders what is due, if something may begin now.
     pub(super) fn step_schedule(&mut self, desk: &mut Desk<'_>) {

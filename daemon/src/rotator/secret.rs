@@ -86,6 +86,11 @@ impl Shared {
         })
     }
 
+    /// What the remote listed last, for a person.
+    pub(super) fn shown(&self) -> Option<&Remote> {
+        self.shown.as_ref()
+    }
+
     /// What was seen of the remote is of the past.
     fn forget(&mut self) {
         (self.list, self.looking) = (None, None);
@@ -198,7 +203,11 @@ impl Tunnel {
     }
 
     /// The proxies in service that dial this tunnel's edge, and the replicas that are known not to be.
-    fn dialers(&self, replicas: &Replicas, wall: SystemTime) -> (Vec<Dialer>, Vec<String>) {
+    pub(super) fn dialers(
+        &self,
+        replicas: &Replicas,
+        wall: SystemTime,
+    ) -> (Vec<Dialer>, Vec<String>) {
         let key = (self.name.clone(), Resource::Tunnel);
         let mut dialers = Vec::new();
         let mut gone = Vec::new();

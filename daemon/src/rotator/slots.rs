@@ -30,6 +30,8 @@ const LISTS: &str = "registered CAs";
 pub(super) struct Slots {
     /// What it lists, read after everything that was asked of it before.
     listing: Option<Listing>,
+    /// What it listed last, for a person.
+    pub(super) shown: Option<Listing>,
     /// After lists that did not come.
     list_pace: Pace,
     /// After calls that changed nothing.
@@ -81,7 +83,9 @@ impl Tunnel {
         match (ask.call, result) {
             (Call::Certificates, Ok(Answer::Certificates(all))) => {
                 self.slots.list_pace.reset();
-                self.slots.listing = Some(listing(all, desk.moment));
+                let listing = listing(all, desk.moment);
+                self.slots.shown = Some(listing.clone());
+                self.slots.listing = Some(listing);
                 self.well(LISTS);
             }
             (Call::Certificates, Err(error)) => {

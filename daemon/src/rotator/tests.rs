@@ -13,6 +13,7 @@ mod client_ca;
 mod crash;
 mod orders;
 mod remote;
+mod report;
 mod schedule;
 mod secret;
 mod slots;

@@ -131,7 +131,11 @@ impl Tunnel {
     }
 
     /// Who is in service and dials with the token, and the names of those that are known not to any more.
-    fn token_holders(&self, replicas: &Replicas, moment: Moment) -> (Vec<Witness>, Vec<String>) {
+    pub(super) fn token_holders(
+        &self,
+        replicas: &Replicas,
+        moment: Moment,
+    ) -> (Vec<Witness>, Vec<String>) {
         let resource = Resource::Tunnel;
         let (mut here, mut gone) = self.subscribers(replicas, moment, Role::Connector, resource);
         let (proxies, left) = self.subscribers(replicas, moment, Role::Proxy, resource);

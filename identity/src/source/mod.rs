@@ -33,7 +33,7 @@ pub use vault::{Vault, VaultAuth};
 pub enum Source {
     /// A file, such as a projected `ServiceAccount` token. The same token until somebody replaces it.
     File(PathBuf),
-    /// A variable, such as one of GitLab's `id_tokens`. The same token for as long as this process runs.
+    /// A variable. The same token for as long as this process runs.
     Environment(String),
     /// A program that prints one.
     Exec(Exec),
@@ -43,6 +43,11 @@ pub enum Source {
     GitHubActions {
         /// `aud`; without one the issuer puts its own default.
         audience: Option<String>,
+    },
+    /// A job of GitLab CI with `id_tokens`: the same token for as long as the job runs.
+    GitLab {
+        /// The variable that the job declares.
+        variable: String,
     },
     /// The metadata server of Google's cloud.
     Gcp(Gcp),
@@ -124,7 +129,9 @@ impl Source {
     ) -> Result<Assertion, SourceError> {
         let assertion = match self {
             Self::File(path) => Assertion::read(&read(path)?)?,
-            Self::Environment(name) => Assertion::read(variable(environment, name)?.expose())?,
+            Self::Environment(name) | Self::GitLab { variable: name } => {
+                Assertion::read(variable(environment, name)?.expose())?
+            }
             Self::Exec(exec) => Assertion::read(&exec.run(environment).await?)?,
             Self::Kubernetes(kubernetes) => kubernetes.fetch(http, environment).await?,
             Self::GitHubActions { audience } => {
@@ -147,6 +154,7 @@ impl Source {
             Self::Exec(_) => "exec",
             Self::Kubernetes(_) => "kubernetes",
             Self::GitHubActions { .. } => "github_actions",
+            Self::GitLab { .. } => "gitlab",
             Self::Gcp(_) => "gcp",
             Self::Azure(_) => "azure",
             Self::Aws(_) => "aws",
@@ -158,7 +166,11 @@ impl Source {
     /// The URLs of its servers, and what they are called for.
     pub(crate) fn servers(&self, environment: &Environment) -> Vec<(String, &'static str)> {
         match self {
-            Self::File(_) | Self::Environment(_) | Self::Exec(_) | Self::Spiffe(_) => Vec::new(),
+            Self::File(_)
+            | Self::Environment(_)
+            | Self::Exec(_)
+            | Self::GitLab { .. }
+            | Self::Spiffe(_) => Vec::new(),
             Self::Kubernetes(kubernetes) => {
                 let url = kubernetes.server(environment);
                 url.map(|url| vec![(url, "identity token, TokenRequest")])

@@ -77,6 +77,39 @@ async fn a_token_with_a_jti_is_known_again_and_one_that_was_not_sent_is_not() {
 }
 
 #[tokio::test]
+async fn a_job_on_gitlab_has_one_token_which_is_read_again_is_used_once_and_ends() {
+    let given =
+        token(&json!({"sub": "project_path:g/p:ref_type:branch:ref:main", "jti": "1", "exp": 100}));
+    let source = Source::GitLab {
+        variable: "KEYWARD_TOKEN".to_owned(),
+    };
+    let environment = Environment::of(&[("KEYWARD_TOKEN", &given), ("CI_JOB_TOKEN", "canary")]);
+    let fetcher = Fetcher::new(source.clone(), http(), environment, true);
+    let first = fetcher.fetch(at(50)).await.unwrap();
+    assert_eq!(first.expose(), given);
+    assert!(matches!(
+        fetcher.fetch(at(200)).await,
+        Err(FetchError::Time(_))
+    ));
+    fetcher.sent(&first);
+    assert!(matches!(
+        fetcher.fetch(at(50)).await,
+        Err(FetchError::AlreadyUsed)
+    ));
+    for environment in [none(), Environment::of(&[("KEYWARD_TOKEN", " ")])] {
+        let nothing = source
+            .fetch(&http(), &environment, at(50))
+            .await
+            .unwrap_err();
+        assert!(matches!(nothing, SourceError::Variable(name) if name == "KEYWARD_TOKEN"));
+    }
+    // What else a job has is no identity token.
+    let other = Environment::of(&[("KEYWARD_TOKEN", "glcbt-64_canary")]);
+    let wrong = source.fetch(&http(), &other, at(50)).await.unwrap_err();
+    assert!(!format!("{wrong:?}").contains("canary"));
+}
+
+#[tokio::test]
 async fn a_program_is_bounded_in_time_and_output_and_has_to_end_well() {
     let folder = tempfile::tempdir().unwrap();
     let good = token(&json!({"sub": "exec"}));

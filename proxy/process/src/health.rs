@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz`, `/metrics`: what may be read without being asked who one is.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// A page that is made when it is asked for.
 pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
 
+/// A page that takes its time.
+pub type Asked = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
+
 /// What the health listener says.
 #[derive(Clone)]
 pub struct Health {
@@ -32,6 +36,8 @@ pub struct Health {
     pub metrics: Page,
     /// Read-only JSON under further paths.
     pub pages: Vec<(&'static str, Page)>,
+    /// The same, of what has to be found out first.
+    pub asked: Vec<(&'static str, Asked)>,
 }
 
 impl Health {
@@ -59,8 +65,8 @@ impl Health {
     async fn connection(self, stream: TcpStream, tasks: Tasks) {
         let draining = tasks.clone();
         let service = service_fn(move |request| {
-            let response = self.answer(&request, draining.is_stopping());
-            async move { Ok::<_, Infallible>(response) }
+            let (this, draining) = (self.clone(), draining.is_stopping());
+            async move { Ok::<_, Infallible>(this.answer(&request, draining).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -73,7 +79,7 @@ impl Health {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -84,11 +90,19 @@ impl Health {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.ready(draining),
             "/metrics" => text(StatusCode::OK, (self.metrics)()),
-            path => match self.pages.iter().find(|(known, _)| *known == path) {
-                Some((_, page)) => reply(StatusCode::OK, "application/json", page()),
+            path => match self.page(path).await {
+                Some(page) => reply(StatusCode::OK, "application/json", page),
                 None => text(StatusCode::NOT_FOUND, "no such page\n".to_owned()),
             },
         }
+    }
+
+    async fn page(&self, path: &str) -> Option<String> {
+        if let Some((_, page)) = self.pages.iter().find(|(known, _)| *known == path) {
+            return Some(page());
+        }
+        let (_, asked) = self.asked.iter().find(|(known, _)| *known == path)?;
+        Some(asked().await)
     }
 
     fn ready(&self, draining: bool) -> Response<Full<Bytes>> {

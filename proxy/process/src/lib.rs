@@ -25,7 +25,7 @@ pub use chain::Chain;
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use failure::{Exit, Failure};
 pub use firewall::Firewall;
-pub use health::{Health, Page};
+pub use health::{Asked, Health, Page};
 pub use stalling::Stalling;
 pub use tasks::{Drained, Tasks};
 pub use twin::twin;

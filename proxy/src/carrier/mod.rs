@@ -99,6 +99,8 @@ pub(crate) trait Carrier: Clone + Send + Sync + 'static {
 pub(crate) struct Up {
     /// Up as long as the program is.
     pub(crate) listening: Vec<String>,
+    /// Where these listen, in the same order.
+    pub(crate) addresses: Vec<SocketAddr>,
     /// Up while the edge holds a connection.
     pub(crate) edge: Option<Roster>,
 }
@@ -154,7 +156,6 @@ impl Carriers {
     }
 
     /// Where they listen, in the order of [`names`](Self::names).
-    #[cfg(test)]
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let tls = self.tls.iter().map(|(_, listener)| listener);
         let all = self.web.iter().chain(tls);

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, RouteSource};
 use crate::route::RouteError;
-use crate::upstream::{Rules, Trust};
+use crate::upstream::{ConnectError, Rules, Trust};
 use table::Tables;
 
 pub use answer::{Blame, ForwardError, request_id_of};
@@ -57,6 +57,17 @@ pub struct Caller {
     /// Cancelled when time is up: calls without an answer get the error of `reply`, event streams
     /// end at their next event boundary.
     pub cut: CancellationToken,
+}
+
+/// A route whose upstream was dialled.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    /// `""`: of every tunnel.
+    pub(crate) tunnel: Box<str>,
+    pub(crate) route: String,
+    /// `scheme://host:port`.
+    pub(crate) upstream: String,
+    pub(crate) outcome: Result<(), ConnectError>,
 }
 
 /// Forwards requests to upstream MCP servers. Clones share routes and connections.
@@ -215,6 +226,20 @@ impl Forwarder {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Dials the upstream of every route once, all at the same time, as a call would.
+    pub(crate) async fn try_routes(&self) -> Vec<Tried> {
+        let entries = self.0.tables.entries();
+        let each = entries.into_iter().map(|(tunnel, entry)| async move {
+            Tried {
+                tunnel,
+                upstream: entry.upstream.target.to_string(),
+                route: entry.name().to_owned(),
+                outcome: entry.upstream.try_out().await,
+            }
+        });
+        futures_util::future::join_all(each).await
     }
 
     /// Adds what was forwarded so far.

@@ -68,6 +68,7 @@ async fn the_health_command_fails_with_the_reason_until_there_is_a_credential() 
     drop(free);
     let clock: std::sync::Arc<dyn Clock> = proxy.clock.clone();
     let carriers = Up {
+        addresses: Vec::new(),
         listening: vec!["tls".to_owned()],
         edge: None,
     };

@@ -52,6 +52,7 @@ impl Stand {
             forwarder: proxy.forwarder.clone(),
             routed: Some(proxy.forwarder.clone()),
             carriers: Up {
+                addresses: Vec::new(),
                 listening: vec!["tls".to_owned()],
                 edge: None,
             },

@@ -62,6 +62,36 @@ pub enum ConnectError {
     NoTrust,
 }
 
+impl ConnectError {
+    /// The next thing to do, on the proxy's side.
+    pub fn next(&self) -> String {
+        match self {
+            Self::Resolve { .. } | Self::NoAddress(_) => {
+                "look the name up where the proxy runs, and correct the route's upstream or the name service".to_owned()
+            }
+            Self::NotAllowed(refused) => {
+                format!("if it is meant, write into the proxy's file: {}", refused.line())
+            }
+            Self::Connect { .. } => {
+                "start the server, or correct host and port of the route's upstream".to_owned()
+            }
+            Self::Timeout(_) => {
+                "look for a firewall between the proxy and the server, then at the server".to_owned()
+            }
+            Self::ServerName(_) => {
+                "write a host name into the route's upstream, or http:// where there is no TLS".to_owned()
+            }
+            Self::Tls(_) => {
+                "write the CA of the server into upstream.tls.ca_file, the name that its certificate has into the route's upstream, or http:// where there is no TLS".to_owned()
+            }
+            Self::Http(_) => "look at the server's log".to_owned(),
+            Self::NoTrust => {
+                "set upstream.tls.ca_file, or upstream.tls.include_system_cas: true".to_owned()
+            }
+        }
+    }
+}
+
 /// Dropping the future abandons the attempt; a name look-up then ends on its own thread.
 pub(super) async fn connect(target: &Target, rules: &Rules) -> Result<Stream, ConnectError> {
     let limit = rules.connect_timeout;

@@ -72,6 +72,11 @@ impl Upstream {
         Ok(Box::new(link))
     }
 
+    /// Whether it can be dialled now, by the same way as for a call. What is dialled is closed at once.
+    pub(crate) async fn try_out(&self) -> Result<(), ConnectError> {
+        connect::connect(&self.target, &self.rules).await.map(drop)
+    }
+
     /// Takes back a connection whose call is over, if it can serve another.
     pub(crate) fn give_back(&self, link: Box<Link>) {
         self.idle.put(link, self.rules.idle_connections);

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use identity::{HttpError, Source, SourceError};
 use process::{Exit, Failure};
 
-use super::unreachable_or_unusable;
+use crate::remote::unreachable_or_unusable;
 
 type Advice = (Exit, &'static str);
 
@@ -59,6 +59,9 @@ fn variable(source: &Source, name: &str) -> Advice {
             "run it in a pod, or write identity.source.kubernetes.url, namespace, ca_file and token_file"
         }
         (Source::GitHubActions { .. }, _) => "set it by permissions: id-token: write",
+        (Source::GitLab { .. }, _) => {
+            "declare it in the job that runs this: id_tokens: {NAME: {aud: URL}}, where URL is what the rule wants as aud; other jobs do not get it"
+        }
         (Source::Azure(_), "IDENTITY_HEADER") => {
             "run it on App Service, or unset IDENTITY_ENDPOINT: without that header it is Azure Arc's, which is not served"
         }
@@ -74,7 +77,7 @@ fn variable(source: &Source, name: &str) -> Advice {
         (Source::Azure(_), _) => {
             "let the webhook of AKS set it: label the pod azure.workload.identity/use: \"true\""
         }
-        _ => "set it: on GitLab by id_tokens",
+        _ => "set it; in a job of GitLab take the source gitlab",
     };
     (Exit::Config, next)
 }

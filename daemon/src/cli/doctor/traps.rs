@@ -30,7 +30,8 @@ pub(super) fn traps(
         "it has a jti, so that one exchange uses it up until the file is replaced: the source kubernetes gets a fresh one each time",
     );
     look(
-        matches!(source, Source::Environment(_)) && claims.token_id().is_some(),
+        matches!(source, Source::Environment(_) | Source::GitLab { .. })
+            && claims.token_id().is_some(),
         "it has a jti, and a job gets one such token: a second exchange in this job will be refused",
     );
     look(
@@ -59,14 +60,26 @@ pub(super) fn traps(
         matches!(source, Source::Vault(_)) && life(claims) > 3600,
         "Vault gives a day unless told otherwise: write ttl=10m into the role of identity/oidc/role/",
     );
-    let subject = expected.subject.as_deref().unwrap_or_default();
-    look(
-        matches!(source, Source::GitHubActions { .. })
-            && subject.starts_with("repo:")
-            && subject.ends_with(":*"),
-        "that subject fits pull requests of forks, too: match ref or environment beside it",
-    );
+    found.extend(of_a_pipeline(source, expected));
     found
+}
+
+/// What a rule lets in that a job of somebody else can be.
+fn of_a_pipeline(source: &Source, expected: &Expectations) -> Option<&'static str> {
+    let subject = expected.subject.as_deref().unwrap_or_default();
+    match source {
+        Source::GitHubActions { .. } if subject.starts_with("repo:") && subject.ends_with(":*") => {
+            Some(
+                "that subject fits pull requests of forks, too: match ref or environment beside it",
+            )
+        }
+        Source::GitLab { .. } if subject.starts_with("project_path:") && subject.ends_with('*') => {
+            Some(
+                "that subject fits branches that anybody with a merge request may push: match ref_protected beside it",
+            )
+        }
+        _ => None,
+    }
 }
 
 /// `exp` − `iat`, seconds.
@@ -112,6 +125,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn each_trap_is_told_where_it_is_and_nowhere_else() {
         let file = Source::File("/t".into());
         let azure = Source::Azure(Azure {
@@ -125,6 +139,9 @@ mod tests {
         let (spiffe, vault) = (spiffe(), vault());
         let github = Source::GitHubActions { audience: None };
         let job = Source::Environment("T".to_owned());
+        let gitlab = Source::GitLab {
+            variable: "T".to_owned(),
+        };
         for (source, claims, subject, part) in [
             (&file, json!({"aud": [AMAZON]}), None, "for AWS alone"),
             (&file, json!({"aud": ENTRA}), None, "for Entra alone"),
@@ -153,6 +170,18 @@ mod tests {
             (&spiffe, json!({"iss": "i"}), None, "jwt_issuer"),
             (&spiffe, json!({"iat": 1}), None, "jwt_issuer"),
             (&github, json!({}), Some("repo:o/r:*"), "forks"),
+            (
+                &gitlab,
+                json!({"jti": "1"}),
+                None,
+                "second exchange in this job",
+            ),
+            (
+                &gitlab,
+                json!({}),
+                Some("project_path:g/p:*"),
+                "ref_protected",
+            ),
         ] {
             let found = found(source, &claims, subject);
             assert!(
@@ -160,7 +189,7 @@ mod tests {
                 "{part}: {found:?}"
             );
         }
-        for source in [&file, &azure, &github, &job, &vault, &spiffe] {
+        for source in [&file, &azure, &github, &gitlab, &job, &vault, &spiffe] {
             let good = json!({"iss": "https://issuer.example", "aud": "a", "exp": 600, "iat": 0});
             assert_eq!(found(source, &good, Some("repo:o/r:ref")), [""; 0]);
         }

@@ -17,6 +17,7 @@ fn every_source_is_understood_and_written_back() {
         "kubernetes: {service_account: keyward, audiences: [a], expiration: 1h, bound_object: {kind: Pod, name: p}}",
         "kubernetes: {url: 'https://k:6443', ca_file: /ca, token_file: /t, namespace: n, service_account: s}",
         "github_actions: {audience: a}",
+        "gitlab: {variable: KEYWARD_TOKEN}",
         "gcp: {audience: a}",
         "gcp: {audience: a, service_account: k@p.iam.gserviceaccount.com}",
         "azure: {resource: 'api://a'}",
@@ -79,6 +80,16 @@ fn what_cannot_be_used_is_refused_with_what_to_write() {
             "  source: {kubernetes: {service_account: x, expiration: 1m}}\n",
             "expiration is \"1m\"",
             "at least 10m",
+        ),
+        (
+            "  source: {gitlab: {}}\n",
+            "identity.source.gitlab.variable is missing",
+            "write the name under id_tokens of the job",
+        ),
+        (
+            "  source: {gitlab: {variable: A=B}}\n",
+            "identity.source.gitlab.variable is \"A=B\"",
+            "not its value",
         ),
         (
             "  source: {gcp: {}}\n",

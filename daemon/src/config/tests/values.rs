@@ -421,3 +421,31 @@ fn the_time_to_settle_is_of_the_ca_alone_and_shorter_than_what_is_given_up() {
         assert!(text.contains(said), "{text}");
     }
 }
+
+#[test]
+fn a_command_that_restarts_is_for_somebody_elses_connector_and_lets_the_token_rotate_by_itself() {
+    let external = WHOLE
+        .replace("connector: builtin", "connector: external")
+        .replace("secret: 7d", "secret: 'off'");
+    let with = |command: &str| {
+        external.replace(
+            "connector: external",
+            &format!("connector: external\n    restart: {command}"),
+        )
+    };
+    let config = parse(&with("[/bin/systemctl, restart, 'it s']")).unwrap();
+    let command = ["/bin/systemctl", "restart", "it s"].map(str::to_owned);
+    assert_eq!(config.tunnels["main"].restart, Some(command.to_vec()));
+    assert!(matches!(config.tunnels["main"].rotate.token, When::At(_)));
+    for (command, said) in [
+        ("[systemctl]", "does not begin with an absolute path"),
+        ("[]", "does not begin with an absolute path"),
+        ("/bin/true", "restart takes a list"),
+        ("", "tunnels.main.restart is empty"),
+    ] {
+        let text = refusal(&with(command));
+        assert!(text.contains(said), "{text}");
+    }
+    let by_hand = format!("{SMALLEST}    restart: [/bin/true]\n");
+    assert!(refusal(&by_hand).contains("nothing is restarted"));
+}

@@ -14,7 +14,7 @@ use process::Failure;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::value::absolute;
+use super::value::{absolute, required};
 use aws::RawAws;
 use cloud::{RawAzure, RawGcp};
 use exec::RawExec;
@@ -23,12 +23,13 @@ use spiffe::RawSpiffe;
 use vault::RawVault;
 
 /// As the file calls them.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "file",
     "environment",
     "exec",
     "kubernetes",
     "github_actions",
+    "gitlab",
     "gcp",
     "azure",
     "aws",
@@ -44,6 +45,7 @@ pub(super) struct RawSource {
     exec: Option<RawExec>,
     kubernetes: Option<RawKubernetes>,
     github_actions: Option<RawGitHubActions>,
+    gitlab: Option<RawGitLab>,
     gcp: Option<RawGcp>,
     azure: Option<RawAzure>,
     aws: Option<RawAws>,
@@ -57,19 +59,28 @@ struct RawGitHubActions {
     audience: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawGitLab {
+    variable: Option<String>,
+}
+
 pub(super) fn convert(raw: RawSource) -> Result<Source, Failure> {
     let github = raw.github_actions.map(|raw| Source::GitHubActions {
         audience: raw.audience,
     });
     let all = [
         absolute("identity.source.file", raw.file)?.map(Source::File),
-        raw.environment.map(variable).transpose()?,
+        raw.environment
+            .map(|name| variable("environment", name).map(Source::Environment))
+            .transpose()?,
         raw.exec.map(exec::convert).transpose()?.map(Source::Exec),
         raw.kubernetes
             .map(kubernetes::convert)
             .transpose()?
             .map(Source::Kubernetes),
         github,
+        raw.gitlab.map(gitlab).transpose()?,
         raw.gcp.map(cloud::gcp).transpose()?.map(Source::Gcp),
         raw.azure.map(cloud::azure).transpose()?.map(Source::Azure),
         raw.aws.map(aws::convert).transpose()?.map(Source::Aws),
@@ -92,14 +103,24 @@ pub(super) fn convert(raw: RawSource) -> Result<Source, Failure> {
     }
 }
 
-fn variable(name: String) -> Result<Source, Failure> {
+fn gitlab(raw: RawGitLab) -> Result<Source, Failure> {
+    let name = required(
+        "identity.source.gitlab.variable",
+        raw.variable,
+        "write the name under id_tokens of the job",
+    )?;
+    let variable = variable("gitlab.variable", name)?;
+    Ok(Source::GitLab { variable })
+}
+
+fn variable(key: &str, name: String) -> Result<String, Failure> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err(
-            Failure::config(format!("identity.source.environment is {name:?}"))
+            Failure::config(format!("identity.source.{key} is {name:?}"))
                 .next("write the name of a variable, not its value"),
         );
     }
-    Ok(Source::Environment(name))
+    Ok(name)
 }
 
 /// As the file has it. JSON is YAML.
@@ -110,6 +131,7 @@ pub(super) fn json(source: &Source) -> Value {
         Source::Exec(exec) => json!({"exec": exec::json(exec)}),
         Source::Kubernetes(kubernetes) => json!({"kubernetes": kubernetes::json(kubernetes)}),
         Source::GitHubActions { audience } => json!({"github_actions": {"audience": audience}}),
+        Source::GitLab { variable } => json!({"gitlab": {"variable": variable}}),
         Source::Gcp(gcp) => json!({"gcp": cloud::gcp_json(gcp)}),
         Source::Azure(azure) => json!({"azure": cloud::azure_json(azure)}),
         Source::Aws(aws) => json!({"aws": aws::json(aws)}),
