@@ -27,4 +27,6 @@ mod recovery;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod upstream_trust;

@@ -6,7 +6,7 @@ use process::{Exit, Failure, Tasks};
 
 use crate::figure::Findings;
 use crate::list::{self, Bench};
-use crate::{cut, failover, footprint, idle, issue, proxy, relay, slow, swap, websocket};
+use crate::{cut, failover, footprint, idle, issue, proxy, relay, simulate, slow, swap, websocket};
 
 /// `keyward-bench NAME [--json]` or `keyward-bench list`. Fails when a figure does not hold.
 pub(crate) async fn run(tasks: Tasks) -> Result<(), Failure> {
@@ -51,6 +51,7 @@ async fn measure(bench: &Bench, findings: &mut Findings, tasks: &Tasks) -> Resul
         "cut" => cut::run(findings, tasks).await,
         "failover" => failover::run(findings, tasks).await,
         "slow" => slow::run(findings, tasks).await,
+        "simulate" => simulate::run(findings),
         name => Err(Failure::internal(format!(
             "{name} is listed and not written"
         ))),

@@ -21,6 +21,7 @@ mod postgres;
 mod proxy;
 mod relay;
 mod rivals;
+mod simulate;
 mod slow;
 mod swap;
 mod tunnel;

@@ -3,6 +3,8 @@
 //! The parts themselves belong to the demo, so that both prove the same thing; here they are put
 //! together for tests. Nothing here asserts: it gives errors, and the test says what they mean.
 
+pub mod simulation;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
