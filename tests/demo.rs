@@ -131,6 +131,17 @@ fn number(summary: &Value, pointer: &str) -> u64 {
     number.unwrap_or_else(|| panic!("no {pointer} in {summary}"))
 }
 
+/// Kinds of rotations in the object.
+const KINDS: [&str; 4] = ["server_certificate", "ca", "tunnel_token", "shared_secret"];
+
+/// How many of a kind a run of so many seconds makes.
+fn times(kind: &str, seconds: u64) -> u64 {
+    match kind {
+        "server_certificate" => seconds,
+        _ => seconds.div_ceil(2),
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_lost_and_nothing_is_left_behind() {
     let ended = Demo::start(&["--seconds", "3", "--json"]).end().await;
@@ -140,11 +151,13 @@ async fn nothing_is_lost_and_nothing_is_left_behind() {
     assert_eq!(number(&summary, "/streams/broken"), 0, "{}", ended.errors);
     assert!(number(&summary, "/calls/made") > 100, "{summary}");
     assert!(number(&summary, "/streams/opened") >= 16, "{summary}");
-    assert!(
-        number(&summary, "/rotations/server_certificate") >= 3,
-        "{summary}"
-    );
-    assert!(number(&summary, "/rotations/ca") >= 3, "{summary}");
+    let rotations = summary["rotations"].as_object().unwrap();
+    assert_eq!(rotations.len(), KINDS.len(), "{summary}");
+    for kind in KINDS {
+        assert_eq!(rotations[kind], times(kind, 3), "{summary}");
+        // What the default of 20 seconds promises.
+        assert!(times(kind, 20) >= 10);
+    }
     let (front, _) = ended
         .errors
         .split_once(" server certificates seen")
@@ -154,11 +167,41 @@ async fn nothing_is_lost_and_nothing_is_left_behind() {
     let latency = summary.get("latency_us").unwrap().as_object().unwrap();
     let names: Vec<&str> = latency.keys().map(String::as_str).collect();
     assert_eq!(names, ["p50", "p50_rotating", "p99", "p99_rotating"]);
-    assert!(
-        number(&summary, "/latency_us/p50_rotating") > 0,
-        "{summary}"
-    );
+    for name in names {
+        assert!(latency[name].as_u64().unwrap() > 0, "{summary}");
+    }
     assert_eq!(ended.left_behind(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn what_it_says_of_rotations_is_what_the_edge_has_in_its_audit_log() {
+    let ended = Demo::start(&["--seconds", "3", "--json", "--keep"])
+        .end()
+        .await;
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.errors);
+    let summary = ended.summary();
+    let root = ended.left_behind().remove(0);
+    let audit = Command::new(program().with_file_name("keyward-edge"))
+        .args(["audit", "--limit", "1000", "--state"])
+        .arg(root.join("edge/state"))
+        .output()
+        .unwrap();
+    assert!(audit.status.success(), "{audit:?}");
+    let rows: Value = serde_json::from_slice(&audit.stdout).unwrap();
+    let rows = rows["data"].as_array().unwrap();
+    for (kind, action) in [
+        ("ca", "tunnel_certificate_revoked"),
+        ("tunnel_token", "tunnel_token_rotated"),
+        ("shared_secret", "tunnel_secret_archived"),
+    ] {
+        let by_daemon = |row: &&Value| {
+            let actor = row["actor"].as_str().unwrap_or_default();
+            row["action"] == action && row["outcome"] == "done" && actor.starts_with("rule:")
+        };
+        let count = rows.iter().filter(by_daemon).count();
+        let said = usize::try_from(number(&summary, &format!("/rotations/{kind}"))).unwrap();
+        assert_eq!((kind, count), (kind, said), "{rows:#?}");
+    }
 }
 
 #[tokio::test]
@@ -169,6 +212,29 @@ async fn a_proxy_that_dies_costs_calls_and_that_is_exit_code_1() {
 #[tokio::test]
 async fn an_edge_that_dies_costs_the_calls_that_went_through_it() {
     a_program_that_dies_costs_calls("keyward-edge", "edge, ").await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_costs_no_call_and_is_told_of_all_the_same() {
+    let demo = Demo::start(&["--seconds", "120", "--json"]);
+    let folder = demo.folder.path().to_owned();
+    until("calls are made", async || calls_are_made(&folder))
+        .await
+        .unwrap();
+    demo.kill("keyward").await;
+    let ended = demo.end().await;
+    let summary = ended.summary();
+    assert_eq!(ended.status.code(), Some(70), "{}", ended.errors);
+    assert_eq!(number(&summary, "/calls/failed"), 0, "{}", ended.errors);
+    assert_eq!(number(&summary, "/streams/broken"), 0, "{}", ended.errors);
+    for words in ["keyward ended with signal: 9", "logs are kept in "] {
+        assert!(
+            ended.errors.contains(words),
+            "{words:?} in {}",
+            ended.errors
+        );
+    }
+    assert_eq!(ended.left_behind().len(), 1);
 }
 
 /// The first failure is one of a way that `lost` begins the name of.

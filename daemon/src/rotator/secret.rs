@@ -27,8 +27,10 @@ use crate::rotation::shared_secret::{Action, Cause, Dialer, Remote, Secret, Seen
 
 /// Topic of its alarms.
 const TOPIC: &str = "shared secret";
-/// Pause between the first looks at the remote that show nothing new; it doubles.
+/// Pause between the first looks at the remote that show nothing new.
 const FIRST_LOOKS: Duration = Duration::from_millis(250);
+/// So many of them are as close: an edge says of what is connected a second late. Then the pause doubles.
+const CLOSE_LOOKS: u32 = 5;
 /// The longest.
 const LAST_LOOKS: Duration = Duration::from_secs(60);
 /// How long the remote may list something else than it answered.
@@ -58,8 +60,10 @@ pub(super) struct Shared {
     looking: Option<u64>,
     /// When the last one was begun.
     looked_at: Option<u64>,
-    /// Not before, since boot, and the pause after it.
-    next_look: (Duration, Duration),
+    /// Not before, since boot.
+    next_look: Duration,
+    /// Looks that showed nothing new.
+    looks: u32,
     /// The proxies, when the list was asked.
     dialers: Vec<Dialer>,
     /// What was added and archived, and when, since boot.
@@ -94,7 +98,7 @@ impl Shared {
     /// What was seen of the remote is of the past.
     fn forget(&mut self) {
         (self.list, self.looking) = (None, None);
-        self.next_look = Default::default();
+        (self.next_look, self.looks) = (Duration::ZERO, 0);
     }
 
     /// Somebody is there and wants to see what is wrong now.
@@ -104,10 +108,11 @@ impl Shared {
         self.spoilt.reset();
     }
 
-    /// Until the next look; it doubles.
+    /// Until the next look.
     fn pause(&mut self, boot: Duration) {
-        let pause = self.next_look.1.max(FIRST_LOOKS).min(LAST_LOOKS);
-        self.next_look = (boot + pause, pause * 2);
+        self.looks = self.looks.saturating_add(1);
+        let doubled = 1 << self.looks.saturating_sub(CLOSE_LOOKS).min(16);
+        self.next_look = boot + (FIRST_LOOKS * doubled).min(LAST_LOOKS);
     }
 }
 
@@ -137,7 +142,7 @@ impl Tunnel {
                     break;
                 }
                 Action::List => {
-                    let left = self.shared.next_look.0.saturating_sub(desk.moment.boot);
+                    let left = self.shared.next_look.saturating_sub(desk.moment.boot);
                     if !left.is_zero() {
                         pause = left;
                         break;
@@ -243,4 +248,25 @@ fn value(custody: &Custody, secret: &Secret) -> Result<Option<Zeroizing<String>>
     let is_it =
         |text: &Zeroizing<String>| Fingerprint::of(text.as_bytes()).to_string() == secret.sha256;
     Ok(value.filter(is_it))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remote_is_looked_at_four_times_a_second_at_first_and_once_a_minute_in_the_end() {
+        let (start, mut shared) = (Duration::from_secs(100), Shared::default());
+        let mut looks = vec![start];
+        while looks.last().unwrap().saturating_sub(start) < Duration::from_secs(3600) {
+            shared.pause(*looks.last().unwrap());
+            looks.push(shared.next_look);
+        }
+        let within = |limit: Duration| looks.iter().filter(|at| **at < start + limit).count();
+        assert_eq!(within(Duration::from_millis(1300)), 6);
+        assert!(within(Duration::from_secs(60)) <= 14, "{looks:?}");
+        assert!(within(Duration::from_secs(3600)) <= 73, "{looks:?}");
+        shared.forget();
+        assert_eq!(shared.next_look, Duration::ZERO);
+    }
 }

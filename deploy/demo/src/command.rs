@@ -26,7 +26,7 @@ const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST
     after_help = after_help(),
 )]
 struct Arguments {
-    /// How long, and how many rotations of the server certificate and of the CA at least
+    /// How long at least, and how many rotations of the server certificate; CA, tunnel token and shared secret rotate half as often
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
 

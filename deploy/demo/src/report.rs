@@ -49,6 +49,8 @@ struct Streams {
 struct Rotations {
     server_certificate: u64,
     ca: u64,
+    tunnel_token: u64,
+    shared_secret: u64,
 }
 
 #[derive(Serialize)]
@@ -74,6 +76,8 @@ impl Counts<'_> {
             rotations: Rotations {
                 server_certificate: self.done.server_certificate.load(Ordering::Relaxed),
                 ca: self.done.ca.load(Ordering::Relaxed),
+                tunnel_token: self.done.tunnel_token.load(Ordering::Relaxed),
+                shared_secret: self.done.shared_secret.load(Ordering::Relaxed),
             },
             latency_us: Latency {
                 p50: ledger.quiet.percentile(50),
@@ -111,6 +115,14 @@ impl Counts<'_> {
                 "server certificate", summary.rotations.server_certificate
             ),
             format!("  {:<22}{:>12}", "ca", summary.rotations.ca),
+            format!(
+                "  {:<22}{:>12}",
+                "tunnel token", summary.rotations.tunnel_token
+            ),
+            format!(
+                "  {:<22}{:>12}",
+                "shared secret", summary.rotations.shared_secret
+            ),
             String::new(),
             format!(
                 "  {:<22}{:>12}{:>12}{:>12}",
@@ -124,7 +136,7 @@ impl Counts<'_> {
     fn line(&self, elapsed: Duration) -> String {
         let summary = self.summary();
         format!(
-            "{:>4} s  calls {} failed {}  streams {} broken {}  rotations {} + {}  p50 {} p99 {}",
+            "{:>4} s  calls {} failed {}  streams {} broken {}  rotations {} + {} + {} + {}  p50 {} p99 {}",
             elapsed.as_secs(),
             summary.calls.made,
             summary.calls.failed,
@@ -132,6 +144,8 @@ impl Counts<'_> {
             summary.streams.broken,
             summary.rotations.server_certificate,
             summary.rotations.ca,
+            summary.rotations.tunnel_token,
+            summary.rotations.shared_secret,
             millis(summary.latency_us.p50_rotating),
             millis(summary.latency_us.p99_rotating),
         )

@@ -18,10 +18,15 @@ use crate::sample;
 use crate::stack::{Ended, Programs, Rotation, Stack, StackError, StackOptions};
 use crate::upstream::Upstream;
 
+/// In each of it the server certificate is rotated twice, and everything else once.
+const CYCLE: Duration = Duration::from_secs(2);
+/// Between the last rotation of a cycle and the next one, at least.
+const REST: Duration = Duration::from_millis(250);
+
 /// What the demo is asked to do.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long, and how many rotations of each kind at least.
+    /// How long at least, and how many rotations of the server certificate; of all else half as many.
     pub seconds: u32,
     /// Somebody's own MCP server.
     pub upstream: Option<String>,
@@ -61,6 +66,8 @@ enum End {
 pub(crate) struct Done {
     pub(crate) server_certificate: AtomicU64,
     pub(crate) ca: AtomicU64,
+    pub(crate) tunnel_token: AtomicU64,
+    pub(crate) shared_secret: AtomicU64,
 }
 
 /// Runs the demo and reports it. Ends early when `tasks` stop.
@@ -274,31 +281,47 @@ fn unusable(who: &str, error: &CallError, stack: &Stack) -> Failure {
         ))
 }
 
-/// Both kinds at least `seconds` times: in even seconds at the same moment, in odd ones half a
-/// second apart.
+/// The server certificate `seconds` times, the others half as often, all of one [`CYCLE`] at the same time but the token, whose
+/// rotation the daemon refuses while a CA switches: it goes before the CA. Each cycle is followed by a [`REST`], in which
+/// callers are alone; so it takes longer than `seconds` if the rotations do.
 async fn rotate(stack: &Stack, ledger: &Ledger, done: &Done, seconds: u32) -> End {
     let began = Instant::now();
-    let one = async |what: Rotation, counter: &AtomicU64, at: Instant| {
-        sleep_until(at).await;
+    let one = async |what: Rotation, counter: &AtomicU64| {
         let rotating = ledger.rotating();
         stack.rotate(what).await?;
         drop(rotating);
         counter.fetch_add(1, Ordering::Relaxed);
         Ok::<(), StackError>(())
     };
-    for second in 0..seconds {
-        let at = began + Duration::from_secs(second.into());
-        let later = Duration::from_millis(if second % 2 == 0 { 0 } else { 500 });
-        let ca = async {
-            one(Rotation::Ca, &done.ca, at + later).await?;
+    let certificates = async |at: Instant, twice: bool| {
+        one(Rotation::ServerCertificate, &done.server_certificate).await?;
+        if twice {
+            // In the middle of whatever the others take longer for.
+            sleep_until(at + CYCLE * 3 / 8).await;
+            one(Rotation::ServerCertificate, &done.server_certificate).await?;
+        }
+        Ok(())
+    };
+    for cycle in 0..seconds.div_ceil(2) {
+        let at = began + CYCLE * cycle;
+        let at = if cycle == 0 {
+            at
+        } else {
+            at.max(Instant::now() + REST)
+        };
+        sleep_until(at).await;
+        let others = async {
+            one(Rotation::TunnelToken, &done.tunnel_token).await?;
+            one(Rotation::Ca, &done.ca).await?;
             // The next one is told now, so that everybody holds it when its time comes.
             stack.prepare().await
         };
-        let both = tokio::try_join!(
-            one(Rotation::ServerCertificate, &done.server_certificate, at),
-            ca,
+        let all = tokio::try_join!(
+            certificates(at, cycle * 2 + 1 < seconds),
+            others,
+            one(Rotation::SharedSecret, &done.shared_secret),
         );
-        if let Err(error) = both {
+        if let Err(error) = all {
             return End::Stuck(error);
         }
     }

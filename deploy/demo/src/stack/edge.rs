@@ -1,198 +1,135 @@
-//! The edge, and the agent that calls through it: outer and inner TLS, both mutual.
+//! The edge: a state of its own, in which its operator makes a tunnel and lets the daemon manage it.
 //!
-//! The edge's own CA is made here and trusted by proxy and agent alone. The agent's certificate comes
-//! from the daemon's client CA, as an operator asks for it, and its CA file is the stack's trust file,
-//! which it takes up by itself when the tunnel's CA rotates.
+//! From then on the daemon registers CAs there and rotates token and shared secret, by the Tunnels API. The edge's own CA is
+//! made here, and nobody but proxy, agent and daemon trusts it.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pki::{Algorithm, Authority, AuthorityProfile, Fingerprint, PrivateKey, Serial, ServerProfile};
+use pki::{Algorithm, Authority, AuthorityProfile, PrivateKey, Serial, ServerProfile};
 use process::{Clock, SystemClock};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
-use tokio::time::Instant;
 
-use super::files::{quoted, write};
-use super::{Paths, Pipes, Program, ROUTE, StackError, StackOptions, start, tunnel};
-use crate::client::Target;
+use super::files::{Remote, quoted, write};
+use super::state::{EdgeState, text};
+use super::{Paths, Pipes, Program, StackError, StackOptions, start, tunnel, workload};
 use crate::trust::Trust;
 
 /// EDGE.
-const EDGE: &str = "edge.demo.example";
-/// The tunnel's id at the edge.
-const ID: &str = "tnl_demo";
+pub(super) const EDGE: &str = "edge.demo.example";
 /// Name of the agent's certificate.
-const AGENT: &str = "agent.demo.example";
+pub(super) const AGENT: &str = "agent.demo.example";
 /// The edge's certificate outlives every demo.
 const LIFE: Duration = Duration::from_secs(2 * 24 * 3600);
-/// Between two looks at a log.
-const PACE: Duration = Duration::from_millis(5);
 
-/// The edge, which runs before the proxy does.
+/// Of the edge, in its folder.
+const STATE: &str = "state";
+/// More calls than the daemon makes: no rotation waits for the next minute.
+const CALLS_PER_MINUTE: u32 = 6000;
+
+/// The edge, which runs before the daemon does.
 #[derive(Debug)]
 pub(super) struct Edge {
     pub(super) program: Program,
-    address: SocketAddr,
-    folder: PathBuf,
-    path: PathBuf,
-}
-
-/// The agent, which runs when everything else does.
-#[derive(Debug)]
-pub struct Agent {
-    /// The program.
-    pub program: Program,
-    address: SocketAddr,
+    pub(super) folder: PathBuf,
+    pub(super) state: EdgeState,
+    domain: String,
+    rule: String,
 }
 
 impl Edge {
-    /// Gets a client certificate from the daemon, makes the edge's own, and starts the edge.
-    pub(super) async fn start(
-        options: &StackOptions,
-        paths: &Paths,
-        status: &Value,
-        trust: &Trust,
-    ) -> Result<Self, StackError> {
+    /// Starts an edge with an empty state, and makes in it a tunnel, and a rule by which the daemon may manage it.
+    pub(super) async fn start(options: &StackOptions, paths: &Paths) -> Result<Self, StackError> {
         let path = options.programs.edge()?;
         let folder = paths.root.join("edge");
         std::fs::create_dir_all(&folder).map_err(|error| StackError::Io {
             what: format!("make {}", folder.display()),
             error,
         })?;
-        issue(options, paths, &folder).await?;
-        trust.show(
-            &read(&folder.join(format!("{AGENT}.crt")))?,
-            &read(&folder.join(format!("{AGENT}.key")))?,
-        )?;
-        let client_ca = tunnel(status, "client_ca/pem").and_then(Value::as_str);
-        write(&folder.join("client-ca.crt"), client_ca.unwrap_or_default())?;
         certify(&folder)?;
-        let secret = secret()?;
-        write(&folder.join("secret"), &secret)?;
-        write(
-            &folder.join("tunnels.yaml"),
-            &tunnels(options, &folder, &secret),
-        )?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let (address, health) = ports()?;
-            let config = folder.join("edge.yaml");
-            write(&config, &configuration(options, &folder, address, health))?;
-            let words = ["serve", "--config"].map(OsString::from);
-            let words = start::with(&words, &config);
-            let mut program =
-                Program::start("keyward-edge", &path, &words, &paths.logs, Pipes::None)?;
-            match start::wait_until_ready(&mut program, health).await {
-                Ok(()) => {
-                    return Ok(Self {
-                        program,
-                        address,
-                        folder,
-                        path,
-                    });
-                }
-                Err(StackError::Ended(ended)) if attempts < 4 && ended.tail.contains("in use") => {}
-                Err(error) => return Err(error),
-            }
+        workload::make(&folder)?;
+        let (program, address) = serve(options, paths, &path, &folder).await?;
+        let mut state = EdgeState::new(&path, &folder.join(STATE), address);
+        let words = ["tunnel", "create", "--name", "demo"];
+        let made = state.command(&words).await?;
+        state.tunnel = text(&made, "id");
+        let rule = rule(&state, &folder).await?;
+        Ok(Self {
+            program,
+            folder,
+            domain: text(&made, "domain"),
+            rule,
+            state,
+        })
+    }
+
+    /// `<tunnel-domain>`.
+    pub(super) fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// What the daemon's file says of the other side.
+    pub(super) fn remote(&self, options: &StackOptions) -> Remote {
+        let file = |name: &str| quoted(&self.folder.join(name).display().to_string());
+        let url = format!("https://api.{EDGE}:{}", self.state.address.port());
+        let api = format!(
+            "api:\n  url: {url}\n  addresses: ['{ip}']\n  calls_per_minute: {CALLS_PER_MINUTE}\nidentity:\n  \
+             url: {url}\n  ca_file: {ca}\n  federation_rule: {rule}\n  source: {{file: {token}}}\n",
+            ip = self.state.address.ip(),
+            ca = file("edge-ca.crt"),
+            rule = self.rule,
+            token = file(workload::TOKEN),
+        );
+        // All who verify are given the next CA ahead, and nobody but the one proxy dials. Nothing rotates by the clock.
+        let tunnel = format!(
+            "    provider: tunnels_api\n    tunnel_id: {id}\n    connector: builtin\n    \
+             shared_secret: {{quiet: 0s}}\n    rotate: {{ca: 'off', token: 'off', secret: 'off'}}\n",
+            id = self.state.tunnel,
+        );
+        Remote {
+            api,
+            tunnel,
+            settle: options.settle,
         }
     }
 
-    /// What stands under `carriers` in the proxy's file.
-    pub(super) fn carrier(&self) -> String {
-        let file = |name: &str| quoted(&self.folder.join(name).display().to_string());
-        format!(
-            "  edge:\n    url: https://api.{EDGE}:{port}\n    addresses: ['{address}']\n    ca_file: {ca}\n    \
-             tunnel: {ID}\n    secret_file: {secret}\n    replica: demo\n",
-            port = self.address.port(),
-            address = self.address,
-            ca = file("edge-ca.crt"),
-            secret = file("secret"),
-        )
-    }
-
-    /// Starts the agent, as a user of this machine does.
-    pub(super) async fn agent(
+    /// Lets the agent in: with a client certificate from the daemon.
+    pub(super) async fn admit(
         &self,
         options: &StackOptions,
         paths: &Paths,
-    ) -> Result<Agent, StackError> {
-        let file = |name: &str| self.folder.join(name).into_os_string();
-        let words: [OsString; 17] = [
-            "agent".into(),
-            "--edge".into(),
-            format!("https://{EDGE}:{}", self.address.port()).into(),
-            "--edge-address".into(),
-            self.address.to_string().into(),
-            "--edge-ca".into(),
-            file("edge-ca.crt"),
-            "--tunnel-domain".into(),
-            options.domain.clone().into(),
-            "--cert".into(),
-            file(&format!("{AGENT}.crt")),
-            "--key".into(),
-            file(&format!("{AGENT}.key")),
-            "--ca".into(),
-            paths.trust.clone().into_os_string(),
-            "--listen".into(),
-            "127.0.0.1:0".into(),
-        ];
-        let mut program = Program::start("agent", &self.path, &words, &paths.logs, Pipes::None)?;
-        let over = Instant::now() + start::READY;
-        loop {
-            let line = last(&program.log, "agent serves");
-            let listen = line.as_ref().and_then(|line| line.get("listen")?.as_str());
-            if let Some(address) = listen.and_then(|listen| listen.parse().ok()) {
-                return Ok(Agent { program, address });
-            }
-            if let Some(ended) = program.ended() {
-                return Err(StackError::Ended(ended));
-            }
-            if Instant::now() > over {
-                return Err(program.not_ready("it does not serve").await);
-            }
-            tokio::time::sleep(PACE).await;
-        }
-    }
-}
-
-impl Agent {
-    /// The route, by the name that it has on this machine.
-    pub(super) fn target(&self) -> Target {
-        Target {
-            address: self.address,
-            host: format!("{ROUTE}.localhost:{}", self.address.port()),
-        }
+        status: &Value,
+        trust: &Trust,
+    ) -> Result<(), StackError> {
+        issue(options, paths, &self.folder).await?;
+        trust.show(
+            &read(&self.folder.join(format!("{AGENT}.crt")))?,
+            &read(&self.folder.join(format!("{AGENT}.key")))?,
+        )?;
+        let client_ca = tunnel(status, "client_ca/pem").and_then(Value::as_str);
+        let access = self.folder.join("access.json");
+        let rules = json!({"client_ca_certificates": [client_ca.unwrap_or_default()]});
+        write(&access, &rules.to_string())?;
+        let (id, access) = (&*self.state.tunnel, access.display().to_string());
+        let words = ["access", "set", id, &access, "--if-version", "0"];
+        self.state.command(&words).await?;
+        Ok(())
     }
 
-    /// Waits until new connections are verified against `trust`, the text of its CA file.
-    pub(super) async fn holds(&self, trust: &str, limit: Duration) -> Result<(), StackError> {
-        let wanted = Fingerprint::of(trust.as_bytes()).to_string();
-        let over = Instant::now() + limit;
-        loop {
-            let line = last(&self.program.log, "files taken");
-            let held = line
-                .as_ref()
-                .and_then(|line| line.get("tunnel_ca_file")?.as_str());
-            if held == Some(&*wanted) {
-                return Ok(());
-            }
-            if let Some(ended) = self.program.ended() {
-                return Err(StackError::Ended(ended));
-            }
-            if Instant::now() > over {
-                return Err(StackError::NotReady {
-                    program: self.program.name,
-                    why: "it does not take up the tunnel's CA".into(),
-                    tail: super::program::tail(&self.program.log),
-                    log: self.program.log.clone(),
-                });
-            }
-            tokio::time::sleep(PACE).await;
-        }
+    /// What stands under `carriers` in the proxy's file; the shared secret comes from the daemon.
+    pub(super) fn carrier(&self) -> String {
+        let ca = self.folder.join("edge-ca.crt").display().to_string();
+        format!(
+            "  edge:\n    url: https://api.{EDGE}:{port}\n    addresses: ['{address}']\n    ca_file: {ca}\n    \
+             tunnel: {id}\n    replica: demo\n",
+            port = self.state.address.port(),
+            address = self.state.address,
+            ca = quoted(&ca),
+            id = self.state.tunnel,
+        )
     }
 }
 
@@ -243,13 +180,50 @@ fn certify(folder: &Path) -> Result<(), StackError> {
     write(&folder.join("edge.key"), &pair.key_pem())
 }
 
-/// 256 bits that nobody can guess: what a new key's text hashes to.
-fn secret() -> Result<String, StackError> {
-    let key = PrivateKey::generate(Algorithm::default()).map_err(|error| StackError::Io {
-        what: "make a shared secret".into(),
-        error: std::io::Error::other(error.to_string()),
-    })?;
-    Ok(Fingerprint::of(key.to_pem().as_bytes()).to_string())
+/// Has the edge believe the daemon's identity, and let it manage the one tunnel: the id of the rule.
+async fn rule(state: &EdgeState, folder: &Path) -> Result<String, StackError> {
+    let key_set = folder.join(workload::KEY_SET).display().to_string();
+    let life = workload::LIFE.as_secs().to_string();
+    let words = ["issuer", "add", "--name", "demo", "--url", workload::ISSUER];
+    let more = ["--jwks-file", &key_set, "--max-jwt-lifetime", &life];
+    let issuer = state.text(&[&words[..], &more].concat(), "id").await?;
+    let words = ["rule", "add", "--name", "demo", "--issuer", &issuer];
+    let more = [
+        "--audience",
+        workload::AUDIENCE,
+        "--subject",
+        workload::SUBJECT,
+        "--tunnel",
+        &state.tunnel,
+    ];
+    state.text(&[&words[..], &more].concat(), "id").await
+}
+
+/// The edge, once it is ready, and where it serves.
+///
+/// Between picking a port and binding it somebody else may take it: then others are picked.
+async fn serve(
+    options: &StackOptions,
+    paths: &Paths,
+    path: &Path,
+    folder: &Path,
+) -> Result<(Program, SocketAddr), StackError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (address, health) = ports()?;
+        let config = folder.join("edge.yaml");
+        write(&config, &configuration(options, folder, address, health))?;
+        let words = ["serve", "--config"].map(OsString::from);
+        let mut words = start::with(&words, &config);
+        words.extend(["--state".into(), folder.join(STATE).into_os_string()]);
+        let mut program = Program::start("keyward-edge", path, &words, &paths.logs, Pipes::None)?;
+        match start::wait_until_ready(&mut program, health).await {
+            Ok(()) => return Ok((program, address)),
+            Err(StackError::Ended(ended)) if attempts < 4 && ended.tail.contains("in use") => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn configuration(
@@ -261,22 +235,10 @@ fn configuration(
     let file = |name: &str| quoted(&folder.join(name).display().to_string());
     format!(
         "log_level: {level}\nlisten_addr: {address}\nname: {EDGE}\nhealth: {{listen_addr: '{health}'}}\n\
-         certificate: {{cert_file: {chain}, key_file: {key}}}\ntunnels_file: {tunnels}\nshutdown_timeout: 5s\n",
+         certificate: {{cert_file: {chain}, key_file: {key}}}\nshutdown_timeout: 5s\n",
         level = options.log_level,
         chain = file("edge.crt"),
         key = file("edge.key"),
-        tunnels = file("tunnels.yaml"),
-    )
-}
-
-/// One tunnel: the digest of its secret, and that callers need a certificate of the client CA.
-fn tunnels(options: &StackOptions, folder: &Path, secret: &str) -> String {
-    format!(
-        "tunnels:\n- id: {ID}\n  domain: {domain}\n  secrets: [{{id: demo, sha256: '{digest}'}}]\n  \
-         access: {{client_ca_files: [{ca}]}}\n",
-        domain = options.domain,
-        digest = Fingerprint::of(secret.as_bytes()),
-        ca = quoted(&folder.join("client-ca.crt").display().to_string()),
     )
 }
 
@@ -298,11 +260,4 @@ fn read(path: &Path) -> Result<String, StackError> {
         what: format!("read {}", path.display()),
         error,
     })
-}
-
-/// The last line with this message.
-fn last(log: &Path, message: &str) -> Option<Value> {
-    let text = std::fs::read_to_string(log).ok()?;
-    let line = text.lines().rev().find(|line| line.contains(message))?;
-    serde_json::from_str(line).ok()
 }

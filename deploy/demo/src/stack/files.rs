@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{StackError, StackOptions};
 
@@ -52,15 +53,29 @@ impl Paths {
         })
     }
 
-    pub(super) fn write_daemon(&self, options: &StackOptions) -> Result<(), StackError> {
+    pub(super) fn write_daemon(
+        &self,
+        options: &StackOptions,
+        remote: Option<&Remote>,
+    ) -> Result<(), StackError> {
         let names: Vec<String> = options
             .extra_names
             .iter()
             .map(|name| quoted(name))
             .collect();
+        let settle = remote.map(|remote| format!("settle: {}s", remote.settle.as_secs()));
+        // Nothing but this path sees the CA, and it understands name constraints.
+        let constrained = options.extra_names.is_empty();
+        let ca = constrained.then(|| "constrained: true".to_owned());
+        let ca: Vec<String> = ca.into_iter().chain(settle).collect();
+        let ca = if ca.is_empty() {
+            String::new()
+        } else {
+            format!("    ca: {{{}}}\n", ca.join(", "))
+        };
         let text = format!(
             "state: {state}\nlog_level: {level}\ncontrol:\n  socket: {control}\n  subscribers: [{uid}]\noperator:\n  socket: {operator}\n\
-             health:\n  listen_addr: 127.0.0.1:0\ntunnels:\n  {tunnel}:\n    provider: static\n    \
+             health:\n  listen_addr: 127.0.0.1:0\n{api}tunnels:\n  {tunnel}:\n{provider}    \
              domain: {domain}\n    store: {store}\n    server_certificate:\n      lifetime: 1h\n      \
              extra_names: [{names}]\n{ca}{client_ca}{more}",
             state = quoted(&self.root.join("state").display().to_string()),
@@ -69,16 +84,12 @@ impl Paths {
             // All run as whoever started this one, hence `--single-user`.
             uid = rustix::process::geteuid().as_raw(),
             operator = quoted(&self.operator_socket.display().to_string()),
+            api = remote.map_or("", |remote| &remote.api),
             tunnel = super::TUNNEL,
+            provider = remote.map_or("    provider: static\n", |remote| &remote.tunnel),
             domain = options.domain,
             store = quoted(&format!("dir:{}", self.store.display())),
             names = names.join(", "),
-            // Nothing but this path sees the CA, and it understands name constraints.
-            ca = if options.extra_names.is_empty() {
-                "    ca: {constrained: true}\n"
-            } else {
-                ""
-            },
             client_ca = if options.edge {
                 "    client_ca: {lifetime: 30d}\n"
             } else {
@@ -98,10 +109,16 @@ impl Paths {
     ) -> Result<(), StackError> {
         let mut text = format!(
             "listen_addr: {websocket}\nlog_level: {level}\ntunnel_domain: {domain}\ncarriers:\n  tls:\n    \
-             listen_addr: {tls}\n{edge}control:\n  socket: {control}\n  replica: demo\nhealth:\n  listen_addr: {health}\n\
+             listen_addr: {tls}\n{edge}control:\n  socket: {control}\n  replica: demo\n{dialled}health:\n  listen_addr: {health}\n\
              upstream:\n  allowed_ips: [{allowed}]\n",
             websocket = listeners.websocket,
             tls = listeners.tls,
+            // Of the one tunnel the daemon sends what the edge is dialled with.
+            dialled = if edge.is_empty() {
+                String::new()
+            } else {
+                format!("  tunnels: [{}]\n", super::TUNNEL)
+            },
             health = listeners.health,
             level = options.log_level,
             domain = options.domain,
@@ -133,6 +150,17 @@ impl Paths {
             error,
         })
     }
+}
+
+/// What the daemon's file says of a remote that can be asked.
+#[derive(Clone, Debug)]
+pub(super) struct Remote {
+    /// Of all tunnels: where it is, and who the daemon is to it.
+    pub(super) api: String,
+    /// Of the one tunnel.
+    pub(super) tunnel: String,
+    /// `ca.settle`.
+    pub(super) settle: Duration,
 }
 
 /// Where the proxy listens.

@@ -3,12 +3,16 @@
 //! `keyward`, `keyward-proxy` and `keyward-edge` run exactly as an operator runs them; the sample server and the connector double are this program under hidden words. Everything lives in
 //! one temporary folder of mode 0700, and goes with the [`Stack`].
 
+mod agent;
 mod edge;
 mod error;
 mod files;
 mod operator;
 mod program;
+mod rotate;
 mod start;
+mod state;
+mod workload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,11 +22,12 @@ use process::Tasks;
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use edge::Agent;
+pub use agent::Agent;
 pub use error::StackError;
 pub use files::{Listeners, Paths};
 pub use operator::{Operator, OperatorError, Rotation};
 pub use program::{Ended, Pipes, Program, Programs};
+pub use state::EdgeState;
 
 use crate::client::Target;
 use crate::trust::Trust;
@@ -33,8 +38,6 @@ pub const TUNNEL: &str = "main";
 /// Name of the route to the MCP server.
 pub const ROUTE: &str = "sample";
 
-/// How long one rotation may take.
-const ROTATION: Duration = Duration::from_secs(30);
 /// How long programs get to drain at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -63,9 +66,12 @@ pub struct StackOptions {
     pub proxy_yaml: String,
     /// How long streams outlive the connector's SIGTERM.
     pub grace: Duration,
-    /// With an edge that the proxy dials, and an agent that calls through it. Every carrier wants a
-    /// client certificate then.
+    /// With an edge that the proxy dials, and an agent that calls through it. The tunnel's domain is the edge's choice then, the
+    /// daemon keeps CA, token and shared secret there, and every carrier wants a client certificate.
     pub edge: bool,
+    /// How long verifiers may take to learn a CA that the edge lists, in whole seconds. Zero where they are given it ahead, as
+    /// [`Stack::rotate`] does.
+    pub settle: Duration,
 }
 
 impl StackOptions {
@@ -84,6 +90,7 @@ impl StackOptions {
             proxy_yaml: String::new(),
             grace: Duration::from_secs(30),
             edge: false,
+            settle: Duration::ZERO,
         }
     }
 }
@@ -101,6 +108,8 @@ pub struct Stack {
     pub sample: Option<Program>,
     /// The edge, if there is one.
     pub edge: Option<Program>,
+    /// Its state, by the command line of its operator.
+    pub edge_state: Option<EdgeState>,
     /// The agent that calls through it.
     pub agent: Option<Agent>,
     /// Where the proxy listens.
@@ -151,7 +160,7 @@ impl Stack {
     }
 
     async fn start_in(
-        options: StackOptions,
+        mut options: StackOptions,
         paths: Paths,
         tasks: &Tasks,
     ) -> Result<Self, StackError> {
@@ -161,16 +170,22 @@ impl Stack {
             let (sample, address) = start::sample(&options, &paths.logs).await?;
             (Some(sample), format!("http://{address}"))
         };
-        paths.write_daemon(&options)?;
-        let operator = Operator::new(&paths.operator_socket, tasks);
-        let daemon = start::daemon(&options, &paths, &operator).await?;
-        let trust = Trust::new();
         let edge = if options.edge {
-            let status = operator.status().await?;
-            Some(Edge::start(&options, &paths, &status, &trust).await?)
+            let edge = Edge::start(&options, &paths).await?;
+            edge.domain().clone_into(&mut options.domain);
+            Some(edge)
         } else {
             None
         };
+        let remote = edge.as_ref().map(|edge| edge.remote(&options));
+        paths.write_daemon(&options, remote.as_ref())?;
+        let operator = Operator::new(&paths.operator_socket, tasks);
+        let daemon = start::daemon(&options, &paths, &operator).await?;
+        let trust = Trust::new();
+        if let Some(edge) = &edge {
+            let status = operator.status().await?;
+            edge.admit(&options, &paths, &status, &trust).await?;
+        }
         let carrier = edge.as_ref().map(Edge::carrier).unwrap_or_default();
         let (proxy, listeners) = start::proxy(&options, &paths, &upstream, &carrier).await?;
         let (connector, connector_address, connector_metrics) =
@@ -181,6 +196,7 @@ impl Stack {
             connector,
             sample,
             edge: None,
+            edge_state: None,
             agent: None,
             listeners,
             connector_address,
@@ -195,7 +211,8 @@ impl Stack {
         };
         this.follow(&this.operator.status().await?)?;
         if let Some(edge) = edge {
-            this.agent = Some(edge.agent(&this.options, &this.paths).await?);
+            this.agent = Some(Agent::start(&edge, &this.paths).await?);
+            this.edge_state = Some(edge.state);
             this.edge = Some(edge.program);
         }
         Ok(this)
@@ -224,35 +241,14 @@ impl Stack {
         self.agent.as_ref().map(Agent::target)
     }
 
-    /// Rotates as an operator does, and waits until it is done. Before the CA is switched, the
-    /// clients' trust gets the standby, and an agent holds it; when it is done, the retired one leaves.
+    /// Starts the daemon anew, after it ended, and does not wait for it.
     ///
     /// # Errors
     ///
-    /// The daemon refused, or it did not end.
-    pub async fn rotate(&self, what: Rotation) -> Result<(), StackError> {
-        if what == Rotation::ServerCertificate {
-            return Ok(self.operator.rotate(what, ROTATION).await?);
-        }
-        let _one_at_a_time = self.rotating_ca.lock().await;
-        let before = self.standby().await?;
-        self.follow(&before)?;
-        if let Some(agent) = &self.agent {
-            agent.holds(&self.trust.pem(), ROTATION).await?;
-        }
-        self.operator.rotate(what, ROTATION).await?;
-        self.follow(&self.operator.status().await?)
-    }
-
-    /// Has the clients' trust hold the next CA before its rotation is asked for, so that whoever reads
-    /// a file has read it by then.
-    ///
-    /// # Errors
-    ///
-    /// The daemon does not answer, or makes no standby CA.
-    pub async fn prepare(&self) -> Result<(), StackError> {
-        let _one_at_a_time = self.rotating_ca.lock().await;
-        self.follow(&self.standby().await?)
+    /// It cannot be started.
+    pub fn start_daemon(&mut self) -> Result<(), StackError> {
+        self.daemon = start::begin_daemon(&self.options, &self.paths)?;
+        Ok(())
     }
 
     /// The generation that is published.
@@ -301,24 +297,6 @@ impl Stack {
             let _ = folder.keep();
         }
         complaints
-    }
-
-    /// Status with a standby CA in it.
-    async fn standby(&self) -> Result<Value, StackError> {
-        let over = tokio::time::Instant::now() + ROTATION;
-        loop {
-            let status = self.operator.status().await?;
-            if tunnel(&status, "standby_ca/pem").is_some() {
-                return Ok(status);
-            }
-            if tokio::time::Instant::now() > over {
-                return Err(StackError::Operator(OperatorError::Late {
-                    what: "making a standby CA".into(),
-                    limit: ROTATION,
-                }));
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 
     /// Trusts the CA certificates of `status`.

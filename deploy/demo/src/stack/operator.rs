@@ -63,6 +63,10 @@ pub enum Rotation {
     ServerCertificate,
     /// Switch to the standby CA; the caller asserts that the verifiers hold both.
     Ca,
+    /// Another token at the edge.
+    TunnelToken,
+    /// Another secret for the proxy to dial the edge with.
+    SharedSecret,
 }
 
 impl Rotation {
@@ -71,6 +75,8 @@ impl Rotation {
         match self {
             Self::ServerCertificate => "server-certificate",
             Self::Ca => "ca",
+            Self::TunnelToken => "tunnel-token",
+            Self::SharedSecret => "shared-secret",
         }
     }
 }
@@ -100,19 +106,26 @@ impl Operator {
         self.ask(Method::GET, "/v1/status", None).await
     }
 
+    /// Orders a rotation, and waits for nothing but the operation that was begun.
+    ///
+    /// # Errors
+    ///
+    /// See [`OperatorError`]. Whoever got no answer does not know whether the order was taken.
+    pub async fn order(&self, what: Rotation) -> Result<Value, OperatorError> {
+        let order = match what {
+            Rotation::Ca => json!({ "what": what.noun(), "trusted": true }),
+            _ => json!({ "what": what.noun() }),
+        };
+        self.ask(Method::POST, "/v1/rotations", Some(&order)).await
+    }
+
     /// Orders a rotation and waits until it is done, at most `limit`.
     ///
     /// # Errors
     ///
     /// See [`OperatorError`].
     pub async fn rotate(&self, what: Rotation, limit: Duration) -> Result<(), OperatorError> {
-        let order = match what {
-            Rotation::ServerCertificate => json!({ "what": what.noun() }),
-            Rotation::Ca => json!({ "what": what.noun(), "trusted": true }),
-        };
-        let mut operation = self
-            .ask(Method::POST, "/v1/rotations", Some(&order))
-            .await?;
+        let mut operation = self.order(what).await?;
         let text = |operation: &Value, key: &str| {
             let text = operation.get(key).and_then(Value::as_str);
             text.unwrap_or_default().to_owned()

@@ -29,6 +29,8 @@ pub struct Programs {
     pub proxy: PathBuf,
     /// `keyward-demo`, which is the sample server and the connector double too.
     pub demo: PathBuf,
+    /// `keyward-edge`: needed only where there is an edge.
+    pub edge: PathBuf,
 }
 
 impl Programs {
@@ -61,16 +63,13 @@ impl Programs {
             daemon: find("keyward")?,
             proxy: find("keyward-proxy")?,
             demo: find("keyward-demo")?,
+            edge: folder.join("keyward-edge"),
         })
     }
 
-    /// `keyward-edge`, beside the daemon: needed only where there is an edge.
-    ///
-    /// # Errors
-    ///
-    /// It is not there.
-    pub fn edge(&self) -> Result<PathBuf, StackError> {
-        let path = self.daemon.with_file_name("keyward-edge");
+    /// `keyward-edge`, if it is there.
+    pub(super) fn edge(&self) -> Result<PathBuf, StackError> {
+        let path = self.edge.clone();
         if path.is_file() {
             return Ok(path);
         }

@@ -19,12 +19,17 @@ pub(super) async fn daemon(
     paths: &Paths,
     operator: &Operator,
 ) -> Result<Program, StackError> {
+    let mut daemon = begin_daemon(options, paths)?;
+    wait_for_daemon(&mut daemon, operator).await?;
+    Ok(daemon)
+}
+
+/// The daemon, which does nothing yet.
+pub(super) fn begin_daemon(options: &StackOptions, paths: &Paths) -> Result<Program, StackError> {
     let arguments = ["run", "--single-user", "--config"].map(OsString::from);
     let arguments = with(&arguments, &paths.daemon_config);
     let path = &options.programs.daemon;
-    let mut daemon = Program::start("keyward", path, &arguments, &paths.logs, Pipes::None)?;
-    wait_for_daemon(&mut daemon, operator).await?;
-    Ok(daemon)
+    Program::start("keyward", path, &arguments, &paths.logs, Pipes::None)
 }
 
 /// The sample server, and where it listens.
