@@ -6,7 +6,10 @@ use process::{Exit, Failure, Tasks};
 
 use crate::figure::Findings;
 use crate::list::{self, Bench};
-use crate::{cut, failover, footprint, idle, issue, proxy, relay, simulate, slow, swap, websocket};
+use crate::{
+    crash, cut, failover, footprint, idle, issue, proxy, relay, rotate, simulate, slow, swap,
+    websocket,
+};
 
 /// `keyward-bench NAME [--json]` or `keyward-bench list`. Fails when a figure does not hold.
 pub(crate) async fn run(tasks: Tasks) -> Result<(), Failure> {
@@ -52,6 +55,8 @@ async fn measure(bench: &Bench, findings: &mut Findings, tasks: &Tasks) -> Resul
         "failover" => failover::run(findings, tasks).await,
         "slow" => slow::run(findings, tasks).await,
         "simulate" => simulate::run(findings),
+        "rotate" => rotate::run(findings, tasks).await,
+        "crash" => crash::run(findings, tasks).await,
         name => Err(Failure::internal(format!(
             "{name} is listed and not written"
         ))),

@@ -27,7 +27,7 @@ pub(crate) struct Wanted {
 }
 
 /// All of them.
-pub(crate) const BENCHES: [Bench; 11] = [
+pub(crate) const BENCHES: [Bench; 13] = [
     Bench {
         name: "swap",
         shows: "10 rotations a second for 100 s under 64 concurrent calls, half on new connections, and 16 open event streams; then 10,000 swaps in all",
@@ -254,6 +254,45 @@ pub(crate) const BENCHES: [Bench; 11] = [
             },
         ],
     },
+    Bench {
+        name: "rotate",
+        shows: "200 times server certificate, shared secret, tunnel token and CA rotated by the daemon against an edge, under 64 concurrent calls and 16 event streams",
+        peer: "nobody",
+        figures: &[
+            Wanted {
+                id: "rotate.failed",
+                what: "calls that failed",
+                bar: 0.0,
+            },
+            Wanted {
+                id: "rotate.broken",
+                what: "event streams that broke",
+                bar: 0.0,
+            },
+        ],
+    },
+    Bench {
+        name: "crash",
+        shows: "300 times the daemon killed with kill -9 at random moments while everything rotates against an edge, under the same load",
+        peer: "nobody",
+        figures: &[
+            Wanted {
+                id: "crash.failed",
+                what: "calls that failed, and streams that broke",
+                bar: 0.0,
+            },
+            Wanted {
+                id: "crash.orphans",
+                what: "CAs and secrets at the edge, in the end, that are not in use, or in use and not there",
+                bar: 0.0,
+            },
+            Wanted {
+                id: "crash.doubles",
+                what: "rotations of the token that nobody ordered or knows of, and CAs that were registered twice",
+                bar: 0.0,
+            },
+        ],
+    },
 ];
 
 /// For a person.
@@ -285,7 +324,7 @@ impl Bench {
     /// Whether the bar of a figure is a ratio.
     fn ratio(&self, id: &str) -> bool {
         match self.name {
-            "footprint" | "idle" | "cut" | "failover" | "simulate" => false,
+            "footprint" | "idle" | "cut" | "failover" | "simulate" | "rotate" | "crash" => false,
             "swap" => id == "swap.p99",
             "slow" => id != "slow.aborted",
             _ => true,
