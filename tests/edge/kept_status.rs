@@ -1,7 +1,7 @@
 //! What the status and the metrics of a daemon say that keeps every kind of credential at a real edge: what the journal, the
 //! edge and each proxy have, how well the new CA is proven where, what ends first and what rotates next.
 
-use control::{FromDaemon, Report, Role, TunnelReport};
+use control::{FromDaemon, Report, Role, TunnelReport, Verdicts};
 use pki::Certificate;
 use process::Tasks;
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::toll::Toll;
 use super::world::{Signer, URL, World};
 use crate::cli::process::{Daemon, KEYWARD, Place, Subscriber};
+use crate::cli::stage::command;
 use crate::rig::until;
 
 const AUDIENCE: &str = "keyward-edge";
@@ -118,11 +119,18 @@ async fn follow(mut proxy: Subscriber, mut completed: watch::Receiver<u64>) {
 async fn tell(proxy: &mut Subscriber, credential: &control::Credential, completed: u64) {
     let leaf = Certificate::from_pem(&credential.leaf.chain).unwrap();
     let leaf = leaf.fingerprint().to_string();
+    // The CA that signs comes first.
+    let ca = Certificate::from_pem(&credential.ca_certificates[0]).unwrap();
+    let verdicts = Verdicts {
+        accepted: completed,
+        refused: 0,
+    };
     let report = TunnelReport {
         tunnel: "main".to_owned(),
         generation: credential.generation,
         leaf_sha256: leaf.clone(),
         handshakes: [(leaf, completed)].into(),
+        verdicts: [(ca.fingerprint().to_string(), verdicts)].into(),
         ..TunnelReport::default()
     };
     let report = Report {
@@ -223,4 +231,40 @@ async fn the_status_says_of_every_credential_what_each_has_and_what_comes_next()
         !metrics.contains("keyward_remote_ca_propagation_seconds{"),
         "{metrics}"
     );
+
+    // A rotation: the proof of each proxy is of its own grade.
+    let mut order = command(&case.place.path("keyward"), &["rotate", "ca"]);
+    order.env(
+        "KEYWARD_OPERATOR_SOCKET",
+        case.place.path("run/operator.sock"),
+    );
+    let _order = order.spawn().unwrap();
+    completed[0].send_replace(3);
+    let ca = case
+        .until("ca", |one| {
+            one["replicas"]["p"]["proof"] == "observed" && both(one)
+        })
+        .await;
+    assert_eq!(ca["replicas"]["q"]["proof"], "settled", "{ca}");
+    assert_eq!(ca["phase"], "switched");
+    let old = case.credential("old-ca").await;
+    assert_eq!(old["remote"]["state"], "in_force", "{old}");
+    assert_eq!(old["replicas"]["p"]["in_force"], false, "{old}");
+    let text = case.place.keyward(&["status"]).await.stdout;
+    for part in [
+        "ca of main at p: observed\n",
+        "ca of main at q: settled\n",
+        "2/2 settled",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    until("it is measured", async || {
+        let metrics = case.metrics(&daemon).await;
+        let line = "keyward_remote_ca_propagation_seconds{tunnel=\"main\"} ";
+        metrics.contains(line).then_some(())
+    })
+    .await;
+    completed[1].send_replace(1);
+    case.until("ca", |one| one["phase"] == "stable").await;
+    assert_eq!(case.credential("old-ca").await, Value::Null);
 }

@@ -111,31 +111,31 @@ impl Tunnel<'_> {
 
     /// What callers made of it, as proxies count them.
     fn callers(&self, report: &mut Report) {
+        let ca = self.credential("ca").and_then(|ca| ca.journal.as_ref());
         for (name, replica) in self.proxies() {
             let mut reports = replica.report.tunnels.iter();
             let Some(own) = reports.find(|one| one.tunnel == self.name) else {
                 continue;
             };
-            let completed = own.handshakes.get(&own.leaf_sha256).copied();
-            let verdicts = own.failures.iter();
-            let alerts: Vec<String> = verdicts
-                .filter(|(alert, count)| is_verdict(alert) && **count > 0)
-                .map(|(alert, count)| format!("{count} {alert}"))
-                .collect();
-            if alerts.is_empty() {
+            // By CA: one that was renewed has not shown its leaf to anybody yet.
+            let verdicts = ca.and_then(|ca| own.verdicts.get(ca)).copied();
+            let verdicts = verdicts.unwrap_or_default();
+            if verdicts.refused == 0 {
                 continue;
             }
-            let alerts = alerts.join(", ");
-            if completed.unwrap_or_default() == 0 {
+            let refused = verdicts.refused;
+            if verdicts.accepted == 0 {
                 self.found(
                     report,
                     LAYER,
-                    format!("callers refuse what {name} serves: {alerts}, and not one handshake under the present certificate was completed"),
+                    format!(
+                        "callers refuse what {name} serves: {refused} handshakes ended with an alert about the certificate, and none under this CA was completed"
+                    ),
                     self.give(),
                 );
             } else {
                 report.notes.push(format!(
-                    "{}: some callers refuse what {name} serves ({alerts}); others take it, so those lack the CA",
+                    "{}: {refused} handshakes with {name} ended with an alert about the certificate; others take it, so those callers lack the CA",
                     self.name
                 ));
             }
@@ -179,10 +179,4 @@ impl Tunnel<'_> {
             _ => "the other side lists the CA, so wait as long as it takes to make it known (ca.settle); then find out which caller does not have it".to_owned(),
         }
     }
-}
-
-/// Whether an alert is about the certificate (RFC 8446 section 6.2).
-fn is_verdict(alert: &str) -> bool {
-    matches!(alert, "unknown_ca" | "decrypt_error")
-        || alert.contains("certificate") && alert != "certificate_required"
 }

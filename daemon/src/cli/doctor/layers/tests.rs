@@ -58,6 +58,12 @@ fn status() -> Status {
     }
 }
 
+/// Of the CA in force.
+fn verdicts(accepted: u64, refused: u64) -> BTreeMap<String, control::Verdicts> {
+    let verdicts = control::Verdicts { accepted, refused };
+    [("ab".repeat(32), verdicts)].into()
+}
+
 fn asked(reasons: &[&str], error: Option<&str>) -> Asked {
     let route = Route {
         tunnel: String::new(),
@@ -215,10 +221,10 @@ fn each_fault_is_found_in_its_layer_and_has_a_next_step() {
         ),
         (
             Layer::InnerTls,
-            "callers refuse what p serves: 2 unknown_ca",
+            "callers refuse what p serves: 2 handshakes ended",
             &|status| {
                 own(status, |own| {
-                    own.failures.insert("unknown_ca".to_owned(), 2);
+                    own.verdicts = verdicts(0, 2);
                 });
             },
         ),
@@ -243,15 +249,14 @@ fn each_fault_is_found_in_its_layer_and_has_a_next_step() {
 fn callers_that_refuse_while_others_do_not_are_a_note() {
     let mut status = status();
     let own = &mut status.replicas.get_mut("p").unwrap().report.tunnels[0];
-    own.failures.insert("unknown_ca".to_owned(), 2);
-    own.handshakes.insert("cd".to_owned(), 1);
+    own.verdicts = verdicts(1, 2);
     let report = report(&status, &[asked(&[], None)], Ok(()));
     assert_eq!(report.findings, []);
     assert!(
         report
             .notes
             .iter()
-            .any(|note| note.contains("2 unknown_ca"))
+            .any(|note| note.contains("2 handshakes with p"))
     );
 }
 
