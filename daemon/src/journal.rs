@@ -233,12 +233,9 @@ impl Journal {
             .flatten()
     }
 
-    /// The last record of all.
-    pub fn newest(&self) -> Option<&Record> {
-        self.recent
-            .values()
-            .filter_map(VecDeque::back)
-            .max_by_key(|record| record.seq)
+    /// The last records of every machine, in no order.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.recent.values().flatten()
     }
 
     /// Identity of this boot of the machine.

@@ -28,22 +28,28 @@ pub(crate) struct Doubt {
 }
 
 impl Doubt {
-    /// Begins with what the last record of the journal says: the same boot is compared with; an earlier
+    /// Begins with what the journal says. Its last record: the same boot is compared with; an earlier
     /// boot must not have happened later, nor longer ago than a machine is off for a moment, since the clock
-    /// that came up with this boot may be anything.
-    pub(crate) fn since(
-        record: Option<&Record>,
+    /// that came up with this boot may be anything. The ones before it, of the same boot: between two of them the
+    /// process before may have seen a jump.
+    pub(crate) fn since<'a>(
+        records: impl Iterator<Item = &'a Record>,
         boot_id: &str,
         wall: SystemTime,
         boot: Duration,
     ) -> Self {
+        let mut records: Vec<&Record> = records.collect();
+        records.sort_by_key(|record| record.seq);
         let mut doubt = Self::default();
-        let Some(record) = record else {
+        let Some(record) = records.last() else {
             return doubt;
         };
         let recorded = SystemTime::UNIX_EPOCH + Duration::from_millis(record.wall);
         if record.boot_id == boot_id {
-            doubt.anchor = Some((recorded, Duration::from_millis(record.mono)));
+            for record in records.iter().filter(|record| record.boot_id == boot_id) {
+                let recorded = SystemTime::UNIX_EPOCH + Duration::from_millis(record.wall);
+                doubt.is_suspect(recorded, Duration::from_millis(record.mono));
+            }
         } else if wall + TOLERANCE < recorded || recorded + SILENCE + TOLERANCE < wall {
             doubt.jumped = Some(boot);
         }
@@ -124,14 +130,34 @@ mod tests {
             wall: wall * 1000,
         };
         let (now, boot) = (at(100 * DAY), Duration::from_secs(11));
-        let suspect =
-            |record: &Record| Doubt::since(Some(record), "a", now, boot).is_suspect(now, boot);
+        let suspect = |record: &Record| {
+            let records = std::iter::once(record);
+            Doubt::since(records, "a", now, boot).is_suspect(now, boot)
+        };
         assert!(!suspect(&record(100 * DAY - 10, "a")));
         assert!(suspect(&record(99 * DAY, "a")));
         assert!(suspect(&record(101 * DAY, "b")));
         assert!(!suspect(&record(99 * DAY, "b")));
         assert!(suspect(&record(99 * DAY - 61, "b")));
         assert!(suspect(&record(0, "b")));
-        assert!(!Doubt::since(None, "a", now, boot).is_suspect(now, boot));
+        let none = std::iter::empty();
+        assert!(!Doubt::since(none, "a", now, boot).is_suspect(now, boot));
+        // A process that saw it wrote a record after it, and ended.
+        let minutes = |minutes: u64, wall: u64| Record {
+            seq: minutes,
+            mono: minutes * 60_000,
+            ..record(wall, "a")
+        };
+        let jump = 100 * DAY;
+        let records = [
+            minutes(10, 50 * DAY),
+            minutes(20, jump),
+            minutes(21, jump + 60),
+        ];
+        for (boot, suspect) in [(22, true), (79, true), (80, false)] {
+            let (wall, boot) = (at(jump + (boot - 20) * 60), Duration::from_secs(boot * 60));
+            let mut doubt = Doubt::since(records.iter(), "a", wall, boot);
+            assert_eq!(doubt.is_suspect(wall, boot), suspect, "{boot:?}");
+        }
     }
 }

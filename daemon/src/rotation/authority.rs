@@ -31,6 +31,19 @@ pub struct Ca {
     pub not_after: u64,
 }
 
+impl Ca {
+    /// Whether it was made by a clock that was ahead of the one that says `now`: it cannot sign yet.
+    pub(super) fn is_of_the_future(&self, now: u64) -> bool {
+        self.not_before > now
+    }
+
+    /// Whether nobody should switch to it: it cannot sign yet, or three quarters of its life have passed
+    /// while it waited.
+    pub(super) fn is_useless(&self, now: u64) -> bool {
+        self.is_of_the_future(now) || fraction(self, now) >= 75
+    }
+}
+
 /// What the journal says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -160,8 +173,7 @@ pub fn next(state: &State, seen: &Seen, now: u64) -> Action {
     match &state.standby {
         None => Action::Begin(Role::Standby),
         Some(_) if seen.ordered => Action::Switch,
-        // Three quarters of its life have passed while it waited: nobody should switch to it.
-        Some(standby) if !seen.suspect && fraction(standby, now) >= 75 => Action::Discard,
+        Some(standby) if !seen.suspect && standby.is_useless(now) => Action::Discard,
         Some(_) => Action::Wait,
     }
 }

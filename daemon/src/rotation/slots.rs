@@ -223,14 +223,19 @@ pub fn speaks_against(new: Tally, old: Tally) -> bool {
 /// Whether the CA in force should have a successor.
 pub fn is_due(state: &State, leaf: u64, now: u64) -> bool {
     let active = state.active.as_ref();
-    active.is_some_and(|active| fraction(active, now) >= 50) || is_pressing(state, leaf, now)
+    active.is_some_and(|active| {
+        let left = active.not_after.saturating_sub(now);
+        fraction(active, now) >= 50 || left < leaf.saturating_mul(LEAF_LIVES)
+    }) || is_pressing(state, leaf, now)
 }
 
 /// Whether it needs one whatever anybody planned: before long it could not sign a server certificate for its whole life.
 fn is_pressing(state: &State, leaf: u64, now: u64) -> bool {
     state.active.as_ref().is_some_and(|active| {
         let left = active.not_after.saturating_sub(now);
-        left < leaf.saturating_mul(LEAF_LIVES)
+        let life = active.not_after.saturating_sub(active.not_before);
+        // However long a server certificate lives: a CA is not always near its end.
+        left < leaf.saturating_mul(LEAF_LIVES).min(life / 4)
     })
 }
 
@@ -271,9 +276,8 @@ fn at_home(state: &State, seen: &Seen, now: u64) -> Option<Action> {
     let Some(standby) = &state.standby else {
         return Some(Action::Begin(Role::Standby));
     };
-    // Three quarters of its life have passed while it waited, or somebody registered it ahead: one slot stays empty.
-    let useless =
-        fraction(standby, now) >= 75 || state.slots.registered.contains_key(&standby.sha256);
+    // Or somebody registered it ahead: one slot stays empty.
+    let useless = standby.is_useless(now) || state.slots.registered.contains_key(&standby.sha256);
     (useless && !seen.suspect && rotation.is_none()).then_some(Action::Discard)
 }
 

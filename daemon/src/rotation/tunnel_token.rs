@@ -58,6 +58,8 @@ pub struct Seen {
     pub held: bool,
     /// A call is in flight.
     pub asked: bool,
+    /// Nothing may be asked of the remote: it is not known yet to be the right tunnel.
+    pub closed: bool,
     /// The connectors in service.
     pub connectors: Vec<Witness>,
     /// Connectors that are known not to be in service any more.
@@ -150,13 +152,17 @@ pub fn next(state: &State, seen: &Seen, now: u64) -> Action {
     if !seen.remote || seen.held || seen.asked || seen.paced {
         return Action::Wait(now + HOUR);
     }
-    match &state.rotation {
+    let action = match &state.rotation {
         None => rest(state, seen, now),
         Some(rotation) => match rotation.phase {
             Phase::Intent => intent(state, rotation, seen, now),
             Phase::Rotating => unknown(state, rotation, seen, now),
             Phase::Distributing => distributing(state, rotation, seen, now),
         },
+    };
+    match action {
+        Action::Reveal(_) | Action::Call | Action::Begin if seen.closed => Action::Wait(now + HOUR),
+        action => action,
     }
 }
 

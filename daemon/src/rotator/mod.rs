@@ -188,8 +188,8 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn open(config: &Config, disk: &Disk, moment: Moment) -> Result<Self, Failure> {
         let mut journal = Journal::open_on(&config.state, disk.clone())?;
-        let newest = journal.newest();
-        let doubt = Doubt::since(newest, journal.boot_id(), moment.wall, moment.boot);
+        let records = journal.records();
+        let doubt = Doubt::since(records, journal.boot_id(), moment.wall, moment.boot);
         let group = config.control.group.as_ref();
         let group = group.map(crate::config::Group::resolve).transpose()?;
         let mut operations = Operations::default();

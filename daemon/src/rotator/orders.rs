@@ -9,7 +9,6 @@ use super::pending::{
     Ordered, ROTATE_CA, ROTATE_SERVER_CERTIFICATE, ROTATE_SHARED_SECRET, ROTATE_TUNNEL_TOKEN,
     running,
 };
-use super::schedule;
 use super::tunnel::{Desk, SIGNER, StepError, Tunnel};
 use crate::board::{Fault, Order, Refusal, Request};
 use crate::rotation::Witness;
@@ -23,15 +22,6 @@ const SHOWN: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Operations {
     list: VecDeque<Operation>,
-    /// What became of those that the schedule ordered, until it asks.
-    scheduled: BTreeMap<String, Outcome>,
-}
-
-/// What became of an operation.
-#[derive(Clone, Debug)]
-pub(super) struct Outcome {
-    pub(super) done: bool,
-    pub(super) detail: String,
 }
 
 impl Operations {
@@ -72,21 +62,17 @@ impl Operations {
                 detail,
                 "operation ended"
             );
-            if operation.actor == schedule::ACTOR {
-                let done = state == OperationState::Done;
-                let detail = detail.clone();
-                self.scheduled
-                    .insert(id.to_owned(), Outcome { done, detail });
-            }
             operation.state = state;
             operation.detail = detail;
             operation.ended = Some(now);
         }
     }
 
-    /// What became of one that the schedule ordered; `None`: it runs, or is not known.
-    pub(super) fn take_outcome(&mut self, id: &str) -> Option<Outcome> {
-        self.scheduled.remove(id)
+    /// Why the last of a kind failed; `None`: it did not, or is not in sight any more.
+    pub(super) fn last_failure(&self, tunnel: &str, what: &str) -> Option<String> {
+        let mut latest = self.list.iter().rev();
+        let last = latest.find(|one| one.tunnel == tunnel && one.what == what)?;
+        (last.state == OperationState::Failed).then(|| last.detail.clone())
     }
 }
 
@@ -182,7 +168,11 @@ impl Tunnel {
             Order::RotateSharedSecret { .. } => self.refuse_secret()?,
             Order::RotateServerCertificate { .. } | Order::IssueClient { .. } => {}
         }
-        self.promise(desk, what, Ordered::new(desk.moment, actor))
+        let ordered = Ordered {
+            at_remote: self.config.remote().is_some(),
+            ..Ordered::new(desk.moment, actor)
+        };
+        self.promise(desk, what, ordered)
     }
 
     /// The order that is carried out at most once at a time.
@@ -332,6 +322,14 @@ impl Tunnel {
         }
         // There it ends with the rotation, which waits for proof.
         if self.config.remote().is_some() {
+            let hindrance = self.remote.hindrance(boot);
+            let hindered = |ordered: &mut Ordered| {
+                hindrance.is_some_and(|hindrance| ordered.is_waiting() || hindrance.lasts)
+            };
+            if let Some(ordered) = self.ca_order.take_if(hindered) {
+                let detail = self.failure_of(&ordered);
+                desk.operations.end(&ordered.operation, failed, detail, now);
+            }
             return;
         }
         if self.leaf.rotation.is_none()

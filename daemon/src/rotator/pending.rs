@@ -34,6 +34,9 @@ pub(super) struct Ordered {
     pub(super) began: u64,
     /// Id of the rotation that carries it out, once it has begun.
     pub(super) rotation: Option<String>,
+    /// It was taken where the other side is asked: nobody said that verifiers know the standby CA.
+    #[serde(default)]
+    pub(super) at_remote: bool,
 }
 
 /// The orders of a tunnel that are not carried out yet, as the journal has them.
@@ -57,6 +60,7 @@ impl Ordered {
             actor: actor.to_owned(),
             began: moment.unix(),
             rotation: None,
+            at_remote: false,
         }
     }
 
@@ -139,27 +143,26 @@ impl Tunnel {
         let orders = orders.unwrap_or_default();
         self.orders_noted = orders.clone();
         self.due = orders.due;
-        let (mut leaf, mut ca) = (orders.leaf, orders.ca);
-        let (token, secret) = (orders.token, orders.secret);
+        let seq = record.seq;
+        self.resume_leaf_order(journal, operations, orders.leaf, seq, moment);
+        self.resume_ca_order(journal, operations, orders.ca, seq, moment);
+        self.resume_token_order(journal, operations, orders.token, seq, moment);
+        self.resume_secret_order(journal, operations, (orders.secret, seq), moment);
+    }
+
+    fn resume_leaf_order(
+        &mut self,
+        journal: &Journal,
+        operations: &mut Operations,
+        mut leaf: Option<Ordered>,
+        noted: u64,
+        moment: Moment,
+    ) {
         let leaves = || journal.recent(&self.name, Kind::ServerCertificate);
-        let cas = || journal.recent(&self.name, Kind::Ca);
         if let Some(ordered) = &mut leaf {
-            ordered.attach(leaves(), record.seq, "begun");
-            operations.add(running(
-                &self.name,
-                ROTATE_SERVER_CERTIFICATE,
-                ordered,
-                TAKEN_UP,
-            ));
-        }
-        if let Some(ordered) = &mut ca {
-            let phase = if self.config.remote().is_some() {
-                "registering"
-            } else {
-                "switching"
-            };
-            ordered.attach(cas(), record.seq, phase);
-            operations.add(running(&self.name, ROTATE_CA, ordered, TAKEN_UP));
+            ordered.attach(leaves(), noted, "begun");
+            let what = ROTATE_SERVER_CERTIFICATE;
+            operations.add(running(&self.name, what, ordered, TAKEN_UP));
         }
         // One whose end was the last that was recorded.
         let in_flight = self.leaf.rotation.as_ref().map(|rotation| &rotation.id);
@@ -172,6 +175,28 @@ impl Tunnel {
                 .any(|record| ["soak", "serving"].contains(&record.entry.phase.as_str()));
             end(operations, &ended, adopted, moment);
         }
+        self.leaf_order = leaf;
+    }
+
+    fn resume_ca_order(
+        &mut self,
+        journal: &Journal,
+        operations: &mut Operations,
+        mut ca: Option<Ordered>,
+        noted: u64,
+        moment: Moment,
+    ) {
+        let at_remote = self.config.remote().is_some();
+        let cas = || journal.recent(&self.name, Kind::Ca);
+        if let Some(ordered) = &mut ca {
+            let begun = if at_remote {
+                "registering"
+            } else {
+                "switching"
+            };
+            ordered.attach(cas(), noted, begun);
+            operations.add(running(&self.name, ROTATE_CA, ordered, TAKEN_UP));
+        }
         let switch = self.ca.switch.as_ref().filter(|switch| !switch.adopted);
         let rotation = self.ca.slots.rotation.as_ref();
         let rotation = rotation.map(|rotation| &rotation.id);
@@ -180,15 +205,20 @@ impl Tunnel {
         if let Some(ended) = ca.take_if(over) {
             let of_it =
                 |record: &&Record| Some(&record.entry.rotation_id) == ended.rotation.as_ref();
-            let done = !cas()
-                .filter(of_it)
-                .any(|record| record.entry.phase == "rolling_back");
+            let phases = cas().filter(of_it).map(|record| &*record.entry.phase);
+            let done = phases.fold(false, |done, phase| match phase {
+                "archived" | "adopted" => true,
+                "rolling_back" => false,
+                _ => done,
+            });
             end(operations, &ended, done, moment);
         }
-        self.leaf_order = leaf;
+        // Nobody who was asked at the remote said that verifiers know the standby, and the other way round.
+        let elsewhere = |one: &mut Ordered| one.is_waiting() && one.at_remote != at_remote;
+        if let Some(ended) = ca.take_if(elsewhere) {
+            end(operations, &ended, false, moment);
+        }
         self.ca_order = ca;
-        self.resume_token_order(journal, operations, token, record.seq, moment);
-        self.resume_secret_order(journal, operations, (secret, record.seq), moment);
     }
 
     fn resume_token_order(
@@ -211,7 +241,10 @@ impl Tunnel {
                 .filter(|record| Some(&record.entry.rotation_id) == ended.rotation.as_ref());
             // What was given up says so in its last record.
             let last = of_it.next_back();
-            let done = last.is_some_and(|record| record.entry.error_class.is_none());
+            let done = last.is_some_and(|record| {
+                let open = ["intent", "rotating", "distributing"];
+                record.entry.error_class.is_none() && !open.contains(&&*record.entry.phase)
+            });
             end(operations, &ended, done, moment);
         }
         self.token_order = token;

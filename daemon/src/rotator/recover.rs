@@ -94,7 +94,7 @@ fn resume(
         name: place.name.to_owned(),
         config: config.clone(),
         leaf: state(journal, place.name, Kind::ServerCertificate)?,
-        ca: ca.at_remote(config.remote()),
+        ca: ca.at_remote(config.remote(), moment.unix()),
         client_ca: state(journal, place.name, Kind::ClientCa)?,
         token: token.at_remote(config.remote()),
         custody,

@@ -40,7 +40,23 @@ enum Found {
     Unusable(String),
 }
 
+/// What keeps orders from being carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hindrance {
+    /// It does not pass by itself.
+    pub(super) lasts: bool,
+}
+
 impl Remote {
+    /// What keeps anything from being asked about it.
+    pub(super) fn hindrance(&self, boot: Duration) -> Option<Hindrance> {
+        match self.found {
+            Found::Unusable(_) => Some(Hindrance { lasts: true }),
+            Found::Unknown if self.pace.is_failing(boot) => Some(Hindrance { lasts: false }),
+            Found::Unknown | Found::Ours => None,
+        }
+    }
+
     /// Whether anything may be asked about it.
     pub(super) fn is_ours(&self) -> bool {
         matches!(self.found, Found::Ours)

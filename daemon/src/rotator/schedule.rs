@@ -10,13 +10,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Moment;
-use super::orders::Outcome;
+use super::pending::{
+    ROTATE_CA, ROTATE_SERVER_CERTIFICATE, ROTATE_SHARED_SECRET, ROTATE_TUNNEL_TOKEN,
+};
 use super::tunnel::{Desk, Tunnel};
 use crate::board::{Order, Refusal};
 use crate::config::{KEYS, When};
 
 /// Who orders.
-pub(super) const ACTOR: &str = "schedule";
+const ACTOR: &str = "schedule";
 /// Topic of its troubles.
 const TOPIC: &str = "schedule";
 /// A run that failed is due again after so many seconds.
@@ -37,9 +39,9 @@ pub(super) struct Next {
     when: String,
     /// Unix seconds.
     at: u64,
-    /// The last run, while it is under way: id of the operation.
+    /// While a run is under way: how many rotations of the kind were done before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    run: Option<String>,
+    run: Option<u64>,
     /// Why the last run failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
@@ -69,7 +71,6 @@ impl Tunnel {
                 continue;
             };
             let opens = self.config.rotate.calendar.is_open(now);
-            // What somebody ordered meanwhile is waited for: it may be this run, and then it fails or not.
             let begins = now >= due.at && due.run.is_none() && opens && !desk.moment.suspect;
             if begins && let Err(refusal) = self.run(key, desk) {
                 troubles.push(format!("rotate.{key} is due: {}", refusal.what));
@@ -112,49 +113,63 @@ impl Tunnel {
         due.at = at.map_or(next, |at| at.min(next));
     }
 
-    /// What became of the run under way.
-    fn follow_run(&mut self, key: &'static str, desk: &mut Desk<'_>) {
-        let has_order = self.has_order(key);
+    /// What became of the run under way: what was done says so, not how an order ended, since a rotation goes on when
+    /// whoever ordered it is told that it takes too long.
+    fn follow_run(&mut self, key: &'static str, desk: &Desk<'_>) {
+        if self.has_order(key) || self.is_rotating(key) {
+            return;
+        }
+        let done = self.done_of(key);
         let Some(due) = self.due.get_mut(key) else {
             return;
         };
-        let Some(run) = &due.run else { return };
-        match desk.operations.take_outcome(run) {
-            Some(Outcome { done: true, .. }) => (due.run, due.failure) = (None, None),
-            Some(Outcome { detail, .. }) => {
-                (due.run, due.failure) = (None, Some(detail));
-                due.at = due.at.min(desk.moment.unix() + AGAIN);
-            }
-            // It ended in the last moments of the process before.
-            None if !has_order => due.run = None,
-            None => {}
+        let Some(before) = due.run.take() else { return };
+        due.failure = None;
+        if done <= before {
+            let failure = desk.operations.last_failure(&self.name, what(key));
+            due.failure = Some(failure.unwrap_or_else(|| "it was given up".to_owned()));
+            due.at = due.at.min(desk.moment.unix() + AGAIN);
         }
     }
 
-    /// Begins the run that is due, and plans the next one.
+    /// Begins the run that is due, and plans the next one. What is under way already is this run.
     fn run(&mut self, key: &'static str, desk: &mut Desk<'_>) -> Result<(), Refusal> {
         let now = desk.moment.unix();
         let next = self.next_run(self.config.rotate.when(key), now);
         let before = self.due.get(key).cloned();
+        let done = self.done_of(key);
         if let Some(due) = self.due.get_mut(key) {
             due.at = next.unwrap_or(u64::MAX);
+            due.run = Some(done);
         }
-        if self.has_order(key) {
-            // What somebody ordered is under way: that is this run.
+        if self.has_order(key) || self.is_rotating(key) {
             return Ok(());
         }
-        match self.order(desk, &order(key, &self.name), ACTOR) {
-            Ok(operation) => {
-                if let Some(due) = self.due.get_mut(key) {
-                    due.run = Some(operation.id);
-                }
-                Ok(())
-            }
-            Err(refusal) => {
-                self.due
-                    .extend(before.map(|before| (key.to_owned(), before)));
-                Err(refusal)
-            }
+        // The order and the run are in one record.
+        let ordered = self.order(desk, &order(key, &self.name), ACTOR);
+        if ordered.is_err() {
+            self.due
+                .extend(before.map(|before| (key.to_owned(), before)));
+        }
+        ordered.map(drop)
+    }
+
+    /// Whether one is in flight, whoever began it.
+    fn is_rotating(&self, key: &str) -> bool {
+        match key {
+            "ca" => self.ca.slots.rotation.is_some() || self.ca.switch.is_some(),
+            "token" => self.token.rotation.is_some(),
+            "secret" => self.shared.state.rotation.is_some(),
+            _ => self.leaf.rotation.is_some(),
+        }
+    }
+
+    fn done_of(&self, key: &str) -> u64 {
+        match key {
+            "ca" => self.ca.done,
+            "token" => self.token.done,
+            "secret" => self.shared.state.done,
+            _ => self.leaf.done,
         }
     }
 
@@ -175,6 +190,16 @@ impl Tunnel {
             When::Every(pause) => Some(now.saturating_add(pause.as_secs())),
             When::At(schedule) => schedule.next(&self.config.rotate.calendar, now),
         }
+    }
+}
+
+/// How its operation is called.
+fn what(key: &str) -> &'static str {
+    match key {
+        "ca" => ROTATE_CA,
+        "token" => ROTATE_TUNNEL_TOKEN,
+        "secret" => ROTATE_SHARED_SECRET,
+        _ => ROTATE_SERVER_CERTIFICATE,
     }
 }
 

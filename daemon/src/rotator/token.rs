@@ -163,7 +163,8 @@ impl Tunnel {
             stored: stored.map(digest),
             published: published.map_or(0, |token| token.generation),
             held: self.token_now.held.is_some(),
-            asked: !self.remote.is_ours() || desk.calls.is_under_way(&self.name, Lane::Token),
+            asked: desk.calls.is_under_way(&self.name, Lane::Token),
+            closed: !self.remote.is_ours(),
             awaited: self.config.connector == Connector::Cloudflared
                 && connectors.is_empty()
                 && !self.until_deserted(boot).is_zero(),

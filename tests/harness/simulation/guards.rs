@@ -149,7 +149,11 @@ pub(super) fn slots(
             }
         }
         Some(Guard::Fresh) => {
-            if let Some(listing) = seen.listing.as_mut().filter(|list| now - list.at < 3600) {
+            if let Some(listing) = seen
+                .listing
+                .as_mut()
+                .filter(|list| now.abs_diff(list.at) < 3600)
+            {
                 listing.at = now;
             }
         }

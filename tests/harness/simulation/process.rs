@@ -156,7 +156,7 @@ impl Process {
             watching_since: boot,
             issued: issues.filter(|at| boot - at < HOUR).collect(),
             leaf: records.leaf,
-            ca: records.ca.at_remote(Some(TUNNEL)),
+            ca: records.ca.at_remote(Some(TUNNEL), wall),
             token: records.token.at_remote(Some(TUNNEL)),
             secret: records.secret,
             orders: records.orders,

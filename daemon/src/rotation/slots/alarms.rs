@@ -63,19 +63,22 @@ fn slots(alarms: &mut Vec<String>, state: &State, seen: &Seen, listing: &Listing
     if let Some(call) = state.slots.call.as_ref().filter(|call| call.done)
         && let Some(id) = &call.id
         && now.abs_diff(call.asked) >= LAG
+        && call.what == What::Register
+        && !is_listed(&call.sha256)
     {
-        let there = all.iter().any(|one| one.id == *id);
-        let said = match call.what {
-            What::Register if !is_listed(&call.sha256) => {
-                "registered a CA as {id}, and does not list it"
-            }
-            What::Archive if there => "archived the CA {id}, and lists it still",
-            _ => return,
-        };
         alarms.push(format!(
-            "the remote says that it {}: ask whoever runs the remote",
-            said.replace("{id}", id)
+            "the remote says that it registered a CA as {id}, and does not list it: ask whoever runs the remote"
         ));
+    }
+    if let (Some(rotation), Some(old)) = (&state.slots.rotation, &state.old)
+        && rotation.phase == Phase::Archiving
+        && now.abs_diff(rotation.since) >= LAG
+        && is_listed(&old.sha256)
+    {
+        alarms.push(
+            "the CA before is to be archived, and the remote lists it still: see in the log what it says, and ask whoever runs it"
+                .to_owned(),
+        );
     }
 }
 

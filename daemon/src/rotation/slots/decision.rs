@@ -98,7 +98,9 @@ impl Decision<'_> {
         let (state, seen, now) = (self.state, self.seen, self.now);
         let rest = Action::Wait(self.listing.at + EVERY);
         let Some(rotation) = &state.slots.rotation else {
+            let active = state.active.as_ref();
             let wanted = is_pressing(state, seen.leaf, now)
+                || active.is_some_and(|active| active.is_of_the_future(now))
                 || seen.by_itself && is_due(state, seen.leaf, now);
             let due = wanted && !seen.suspect;
             return match (seen.ordered, due) {
@@ -111,6 +113,11 @@ impl Decision<'_> {
         match (rotation.phase, &state.standby) {
             (Phase::Registering | Phase::Settling, None) => {
                 Action::RollBack("the key of the standby CA is lost")
+            }
+            (Phase::Registering | Phase::Settling, Some(standby))
+                if standby.is_of_the_future(now) && !seen.suspect =>
+            {
+                Action::RollBack("the standby CA was made while the clock was ahead")
             }
             (Phase::Registering, Some(standby)) => self.registering(rotation, standby),
             (Phase::Settling, Some(standby)) => {

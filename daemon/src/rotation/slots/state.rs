@@ -298,7 +298,7 @@ impl State {
     /// What is left of it at another remote, or, with `None`, where verifiers are told by hand: no registration there
     /// is known, and what was asked of the remote before is of no interest any more.
     #[must_use]
-    pub fn at_remote(&self, tunnel_id: Option<&str>) -> Self {
+    pub fn at_remote(&self, tunnel_id: Option<&str>, now: u64) -> Self {
         let Some(tunnel_id) = tunnel_id else {
             return self.by_hand();
         };
@@ -313,10 +313,13 @@ impl State {
             }
             slots.tunnel_id = Some(tunnel_id.to_owned());
         });
-        match &self.slots.rotation {
-            Some(rotation) if known.is_some() && rotation.phase == Phase::Settling => {
-                next.entering(Phase::Registering, rotation.since)
-            }
+        // Nobody has proven anything there, and nothing has settled.
+        let phase = self.slots.rotation.as_ref().map(|rotation| rotation.phase);
+        match phase.filter(|_| known.is_some()) {
+            Some(Phase::Settling) => next.entering(Phase::Registering, now),
+            Some(phase @ Phase::Switched) => next
+                .with_rotation(|rotation| (rotation.proofs, rotation.accepted) = Default::default())
+                .entering(phase, now),
             _ => next,
         }
     }

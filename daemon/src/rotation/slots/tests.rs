@@ -131,9 +131,16 @@ fn it_is_due_at_half_life_and_while_six_server_certificates_fit_in() {
     let half = NOW - DAY + u64::midpoint(YEAR, DAY);
     assert!(!is_due(&state, 7 * DAY, half - DAY));
     assert!(is_due(&state, 7 * DAY, half));
-    state.active.as_mut().unwrap().not_after = NOW + 40 * DAY;
+    let active = state.active.as_mut().unwrap();
+    (active.not_before, active.not_after) = (NOW - 39 * DAY, NOW + 40 * DAY);
     assert!(is_due(&state, 7 * DAY, NOW));
     assert!(!is_due(&state, 6 * DAY, NOW));
+    assert!(
+        !is_pressing(&state, 7 * DAY, NOW),
+        "of its life there is half"
+    );
+    let active = state.active.as_mut().unwrap();
+    active.not_before = NOW - 300 * DAY;
     let seen = seen(&["a"], "a");
     assert_eq!(next(&state, &seen, NOW), Action::Rotate(Reason::Due));
     let forbidden = Seen {
@@ -159,7 +166,7 @@ fn it_is_due_at_half_life_and_while_six_server_certificates_fit_in() {
 
 #[test]
 fn another_tunnel_at_the_remote_has_none_of_the_registrations_of_the_one_before() {
-    let at = |state: &State, id: &str| state.at_remote(Some(id));
+    let at = |state: &State, id: &str| state.at_remote(Some(id), NOW);
     let known = at(&stable(), "tnl_1");
     assert_eq!(
         known.slots.registered.len(),
@@ -185,12 +192,12 @@ fn another_tunnel_at_the_remote_has_none_of_the_registrations_of_the_one_before(
 #[test]
 fn where_verifiers_are_told_by_hand_again_a_rotation_is_a_switch_and_ends_as_one() {
     for state in [stable(), rotating(), settling()] {
-        let state = state.at_remote(Some("tnl_1")).at_remote(None);
+        let state = state.at_remote(Some("tnl_1"), NOW).at_remote(None, NOW);
         assert_eq!((&state.slots, &state.switch), (&Slots::default(), &None));
         assert!(state.standby.is_some());
     }
     for state in [switched(), archiving(), archiving().gone("sha-a", NOW)] {
-        let state = state.at_remote(Some("tnl_1")).at_remote(None);
+        let state = state.at_remote(Some("tnl_1"), NOW).at_remote(None, NOW);
         assert_eq!(state.slots, Slots::default());
         let seen = crate::rotation::authority::Seen {
             settled_issuer: Some("sha-b".to_owned()),
@@ -352,7 +359,7 @@ fn what_needs_a_person_is_said() {
             going,
             seen(&["a", "b"], "b"),
             NOW + LAG,
-            vec!["the remote says that it archived the CA id-a, and lists it still"],
+            vec!["the CA before is to be archived, and the remote lists it still"],
         ),
         (
             settling().rolling_back("of that", NOW),

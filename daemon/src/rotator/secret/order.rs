@@ -81,7 +81,9 @@ impl Tunnel {
             return;
         }
         let boot = desk.moment.boot;
-        let fails = self.shared.calls.is_failing(boot) || self.shared.pace.is_on(boot);
+        let fails = self.shared.calls.is_failing(boot)
+            || self.shared.pace.is_on(boot)
+            || self.remote.hindrance(boot).is_some();
         let rotation = self.shared.state.rotation.as_ref();
         let out = rotation.is_some_and(|one| one.phase >= Phase::Published);
         if fails && !out {

@@ -7,6 +7,8 @@ use crate::remote::{Answer, Call, Lane};
 use crate::status::SlotsStatus;
 use crate::tunnels::{CallError, NotSent, Refusal as Refused, Unknown};
 
+mod lists;
+
 const SETTLE: u64 = 900;
 
 /// What happens to the next call that changes something.
@@ -332,6 +334,20 @@ fn a_request_that_nobody_answered_is_not_repeated_while_it_may_still_arrive() {
     assert_eq!(case.slots.added.len(), 1);
 }
 
+/// Nobody said that verifiers know the standby.
+#[test]
+fn an_order_that_waits_for_the_remote_is_no_word_for_a_switch_by_hand() {
+    let mut case = Case::new();
+    let operation = case.world.order(&mut case.engine, switch(false)).unwrap();
+    let in_force = case.in_force();
+    case.world.provider = "static";
+    case.restart();
+    case.world.turn(&mut case.engine);
+    assert_eq!(case.in_force(), in_force);
+    let ended = case.world.operation(&operation.id);
+    assert_eq!(ended.state, OperationState::Failed, "{ended:?}");
+}
+
 #[test]
 fn with_another_tunnel_id_the_ca_is_registered_there() {
     let mut case = Case::stable();
@@ -341,63 +357,6 @@ fn with_another_tunnel_id_the_ca_is_registered_there() {
     case.pass(60);
     assert_eq!(case.slots.fingerprints(), before.fingerprints());
     assert_eq!(case.alarms(), "");
-}
-
-#[test]
-fn a_remote_that_lists_what_it_denies_is_an_alarm_and_asked_ever_more_rarely() {
-    let mut case = Case::stable();
-    case.slots.denies = true;
-    case.rotate();
-    case.pass(SETTLE);
-    case.follow();
-    case.report(1, 0);
-    case.pass(SETTLE);
-    for _ in 0..240 {
-        case.pass(15);
-    }
-    let asked = case.slots.archived.len();
-    assert!((2..=20).contains(&asked), "{asked} times in an hour");
-    assert_eq!(
-        (case.ca().phase.as_str(), case.slots.listed.len()),
-        ("archiving", 2)
-    );
-    assert!(case.alarms().contains("there is none"), "{}", case.alarms());
-    // It goes on as soon as it can.
-    case.slots.denies = false;
-    for _ in 0..40 {
-        case.pass(15);
-    }
-    assert_eq!(case.ca().phase, "archived");
-}
-
-#[test]
-fn a_list_that_lags_behind_an_archive_does_not_repeat_it() {
-    let mut case = Case::stable();
-    case.slots.lags = true;
-    case.rotate();
-    case.pass(SETTLE);
-    case.follow();
-    case.report(1, 0);
-    case.pass(SETTLE);
-    for _ in 0..61 {
-        case.pass(15);
-    }
-    assert_eq!(case.slots.archived.len(), 1);
-    assert_eq!(case.ca().phase, "archiving");
-    assert!(
-        case.alarms().contains("and lists it still"),
-        "{}",
-        case.alarms()
-    );
-    case.slots.lags = false;
-    case.slots.listed.remove(1);
-    for _ in 0..40 {
-        case.pass(15);
-    }
-    assert_eq!(
-        (case.slots.archived.len(), case.ca().phase.as_str()),
-        (1, "archived")
-    );
 }
 
 #[test]
@@ -568,23 +527,6 @@ fn callers_who_refuse_the_new_ca_hold_it_up_and_a_few_alerts_do_not() {
         let held = case.alarms().contains("callers refuse the new CA");
         assert_eq!(held, phase == "switched", "{}", case.alarms());
     }
-}
-
-/// F42: none, one and two slots of somebody else.
-#[test]
-fn where_both_slots_are_somebody_elses_nothing_is_archived_and_one_that_is_emptied_is_taken() {
-    let mut case = Case::new();
-    let theirs = ["x", "y"].map(|id| (format!("tcrt_{id}"), id.repeat(64)));
-    case.slots.listed = theirs.to_vec();
-    case.settle();
-    case.pass(HOUR);
-    assert!(case.alarms().contains("WAIT_SLOT"), "{}", case.alarms());
-    assert_eq!(case.slots.listed, theirs);
-    case.slots.listed.remove(0);
-    case.pass(HOUR);
-    let registered = case.slots.fingerprints();
-    assert!(registered.contains(&&*case.in_force()) && registered.len() == 2);
-    assert!(case.slots.archived.is_empty());
 }
 
 /// F42.

@@ -6,6 +6,7 @@ use crate::remote::{Answer, Ask, Call, Lane};
 use crate::tunnels::{CallError, NotSent, Refusal as Refused, TunnelToken, Unknown};
 
 mod killed;
+mod scheduled;
 
 const DAY: u64 = 24 * HOUR;
 

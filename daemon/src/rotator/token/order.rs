@@ -44,7 +44,9 @@ impl Tunnel {
         };
         let now = desk.moment.unix();
         let detail = if ordered.is_waiting() {
-            let fails = self.token_now.pace.is_failing(desk.moment.boot);
+            let boot = desk.moment.boot;
+            let fails =
+                self.token_now.pace.is_failing(boot) || self.remote.hindrance(boot).is_some();
             let hindrance = fails.then_some("the remote cannot be asked now");
             let why = obstacle(&self.token, seen).or(hindrance);
             why.map(|why| format!("{why}; nothing was begun"))

@@ -158,6 +158,32 @@ fn every_phase_has_its_step() {
             Action::List,
         ),
         (
+            "a standby of a time to come, as a clock that was ahead makes them",
+            State {
+                standby: Some(Ca {
+                    not_before: NOW + DAY,
+                    ..ca("b")
+                }),
+                ..stable()
+            },
+            seen(&["a"], "a"),
+            NOW,
+            Action::Discard,
+        ),
+        (
+            "the same, registered",
+            State {
+                standby: Some(Ca {
+                    not_before: NOW + DAY,
+                    ..ca("b")
+                }),
+                ..settling()
+            },
+            seen(&["a", "b"], "a"),
+            NOW,
+            Action::RollBack("the standby CA was made while the clock was ahead"),
+        ),
+        (
             "no slot",
             rotating(),
             seen(&["a", "x"], "a"),

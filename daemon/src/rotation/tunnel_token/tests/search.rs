@@ -214,6 +214,7 @@ impl World {
             left: Vec::new(),
             watched: false,
             young: false,
+            closed: false,
             awaited: false,
             ordered: self.ordered,
             switching: self.obstructed,
