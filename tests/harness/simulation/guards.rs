@@ -149,13 +149,9 @@ pub(super) fn slots(
             }
         }
         Some(Guard::Fresh) => {
-            if let Some(listing) = seen
-                .listing
-                .as_mut()
-                .filter(|list| now.abs_diff(list.at) < 3600)
-            {
-                listing.at = now;
-            }
+            let young = |list: &&mut slots::Listing| now.abs_diff(list.at) < 3600;
+            let listing = seen.listing.iter_mut().filter(young);
+            listing.for_each(|list| list.at = now);
         }
         Some(Guard::Settle) => seen.settle = 0,
         Some(Guard::Listed) => {
