@@ -1,5 +1,6 @@
 //! When the next call may be made.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -10,26 +11,25 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Longest pause that a remote may ask for: credentials end meanwhile.
 const LONGEST_ASKED: Duration = Duration::from_secs(600);
 
-/// Two limits: so many calls in a minute, and none while the other side asked for quiet. Times are since boot, and
+/// Two limits: so many calls in any minute, and none while the other side asked for quiet. Times are since boot, and
 /// count suspends.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Calls a minute, and how many may come at once.
-    rate: u32,
-    /// What is left of them, in calls.
-    left: f64,
-    filled: Option<Duration>,
+    /// Calls a minute.
+    rate: usize,
+    /// When the calls of the last minute were made.
+    made: VecDeque<Duration>,
     until: Option<Duration>,
     failures: u32,
 }
 
 impl Pace {
     pub(super) fn new(calls_per_minute: u32) -> Self {
-        let rate = calls_per_minute.max(1);
         Self {
-            rate,
-            left: f64::from(rate),
-            filled: None,
+            rate: usize::try_from(calls_per_minute)
+                .unwrap_or(usize::MAX)
+                .max(1),
+            made: VecDeque::new(),
             until: None,
             failures: 0,
         }
@@ -41,19 +41,19 @@ impl Pace {
         if !left.is_zero() {
             return Err(left);
         }
-        self.left -= 1.0;
+        self.made.push_back(now);
         Ok(())
     }
 
     /// How long no call may be made; zero: one may.
     pub(super) fn closed_for(&mut self, now: Duration) -> Duration {
-        let passed = now.saturating_sub(self.filled.unwrap_or(now));
-        self.filled = Some(now);
-        let each = MINUTE / self.rate;
-        let grown = self.left + passed.as_secs_f64() / each.as_secs_f64();
-        self.left = grown.min(f64::from(self.rate));
+        while self.made.front().is_some_and(|at| *at + MINUTE <= now) {
+            self.made.pop_front();
+        }
+        let oldest = self.made.front().filter(|_| self.made.len() >= self.rate);
+        let spent = oldest.map_or(Duration::ZERO, |at| (*at + MINUTE).saturating_sub(now));
         let asked = self.until.unwrap_or_default().saturating_sub(now);
-        asked.max(each.mul_f64((1.0 - self.left).max(0.0)))
+        asked.max(spent)
     }
 
     /// The other side is overloaded, broken or not there.
@@ -77,19 +77,23 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn calls_beyond_the_minute_s_number_wait_for_their_share() {
+    fn no_minute_has_more_calls_than_it_may() {
         let mut pace = Pace::new(60);
         let now = 100 * SECOND;
-        for _ in 0..60 {
-            assert_eq!(pace.admit(now), Ok(()));
+        for second in 0..30 {
+            assert_eq!(pace.admit(now + second * SECOND), Ok(()));
+            assert_eq!(pace.admit(now + second * SECOND), Ok(()));
         }
-        assert_eq!(pace.admit(now), Err(SECOND));
-        assert_eq!(pace.admit(now + SECOND / 2), Err(SECOND / 2));
-        assert_eq!(pace.admit(now + SECOND), Ok(()));
-        assert_eq!(pace.admit(now + SECOND), Err(SECOND));
-        // A long silence saves up one minute's calls and no more.
+        // The first two were made a minute ago by then.
+        assert_eq!(pace.admit(now + 30 * SECOND), Err(30 * SECOND));
+        assert_eq!(pace.admit(now + 59 * SECOND), Err(SECOND));
+        assert_eq!(pace.admit(now + 60 * SECOND), Ok(()));
+        assert_eq!(pace.admit(now + 60 * SECOND), Ok(()));
+        assert_eq!(pace.admit(now + 60 * SECOND), Err(SECOND));
+        // Nor does a long silence save any up.
         let later = now + 600 * SECOND;
         assert_eq!((0..100).filter(|_| pace.admit(later).is_ok()).count(), 60);
+        assert_eq!(pace.admit(later + 59 * SECOND), Err(SECOND));
     }
 
     #[test]
