@@ -34,6 +34,7 @@ mod kept_secret;
 mod kept_status;
 mod kept_token;
 mod keys;
+mod managed;
 mod network;
 mod openapi;
 mod path;

@@ -8,6 +8,7 @@ pub(crate) mod daemon;
 pub(crate) mod line;
 pub(crate) mod memory;
 pub(crate) mod proxy;
+pub(crate) mod screen;
 pub(crate) mod upstream;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The command line: which benchmark, and how its figures are printed.
 
+use demo::ledger::Ledger;
 use std::io::Write as _;
 
 use process::{Exit, Failure, Tasks};
@@ -80,4 +81,19 @@ fn usage(what: &str) -> Failure {
         "tests/bench NAME [--json], where NAME is one of\n{}",
         list::text()
     ))
+}
+
+/// What callers saw, for a person.
+pub(crate) fn tell(ledger: &Ledger) {
+    say(&format!(
+        "{} calls, {} streams",
+        ledger.made.get(),
+        ledger.streams_opened()
+    ));
+    if let Some(trouble) = ledger.first() {
+        say(&format!(
+            "first trouble, after {:?}, {}, {}: {}",
+            trouble.at, trouble.layer, trouble.who, trouble.what
+        ));
+    }
 }

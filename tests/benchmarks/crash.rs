@@ -19,9 +19,9 @@ use process::{Failure, Tasks};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::command::say;
+use crate::command::{say, tell};
 use crate::figure::Findings;
-use crate::kept::{KINDS, Kept, bring, count, tell};
+use crate::kept::{KINDS, Kept, bring, count};
 
 /// How often the daemon is killed.
 const KILLS: u32 = 300;

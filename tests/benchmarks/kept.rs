@@ -155,18 +155,3 @@ pub(crate) fn bring(findings: &mut Findings, whole: bool, id: &str, count: u64) 
         findings.absolute(id, count);
     }
 }
-
-/// What callers saw, for a person.
-pub(crate) fn tell(ledger: &Ledger) {
-    say(&format!(
-        "{} calls, {} streams",
-        ledger.made.get(),
-        ledger.streams_opened()
-    ));
-    if let Some(trouble) = ledger.first() {
-        say(&format!(
-            "first trouble, after {:?}, {}, {}: {}",
-            trouble.at, trouble.layer, trouble.who, trouble.what
-        ));
-    }
-}

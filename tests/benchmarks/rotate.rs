@@ -10,9 +10,9 @@ use demo::stack::{Rotation, Stack};
 use process::{Failure, Tasks};
 use tokio::time::Instant;
 
-use crate::command::say;
+use crate::command::{say, tell};
 use crate::figure::Findings;
-use crate::kept::{Kept, bring, count, tell};
+use crate::kept::{Kept, bring, count};
 
 /// Of each kind.
 const ROTATIONS: u32 = 200;

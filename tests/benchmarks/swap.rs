@@ -17,7 +17,7 @@ use demo::stack::{Programs, Rotation, Stack, StackOptions};
 use process::{Failure, Tasks};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::command::say;
+use crate::command::{say, tell};
 use crate::figure::Findings;
 use crate::machine::{MEASURED, output, resident_mib};
 use crate::ours::shipped;
@@ -47,17 +47,7 @@ pub(crate) async fn run(findings: &mut Findings, tasks: &Tasks) -> Result<(), Fa
     memory(findings, &ledger, tasks).await?;
 
     let count = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    say(&format!(
-        "{} calls, {} streams",
-        ledger.made.get(),
-        ledger.streams_opened()
-    ));
-    if let Some(trouble) = ledger.first() {
-        say(&format!(
-            "first trouble, after {:?}, {}, {}: {}",
-            trouble.at, trouble.layer, trouble.who, trouble.what
-        ));
-    }
+    tell(&ledger);
     findings.absolute("swap.failed", count(ledger.failed.get()));
     findings.absolute("swap.broken", count(ledger.streams_broken()));
     Ok(())

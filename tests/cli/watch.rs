@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdout};
 
 use super::stage::{Desk, LIMIT, program};
+use crate::rig::screen::states;
 
 const COLUMNS: usize = 60;
 
@@ -90,7 +91,7 @@ async fn on_a_terminal_it_is_drawn_over_itself_at_changes_and_without_and_ends_w
     typed.flush().await.unwrap();
     assert_eq!(ended(child).await, Some(0));
 
-    let states = Screen::states(&written.text);
+    let states = states(&written.text, rows);
     let count = |state: &[String], part: &str| {
         let lines = state.iter().filter(|line| line.contains(part));
         lines.count()
@@ -145,63 +146,20 @@ async fn into_a_pipe_it_is_printed_anew_at_changes_and_every_two_seconds() {
     );
 }
 
-/// A terminal of [`COLUMNS`] columns, as far as it is used: lines that wrap, `CUU` and `ED` (ECMA-48 8.3.22 and 8.3.39).
-/// Anything else fails the test.
-#[derive(Default)]
-struct Screen {
-    rows: Vec<String>,
-    row: usize,
-}
-
-impl Screen {
-    /// What stood there before each erasure, and at the end.
-    fn states(written: &str) -> Vec<Vec<String>> {
-        let mut screen = Self::default();
-        let mut states = Vec::new();
-        let mut parts = written.split('\x1b');
-        screen.print(parts.next().unwrap_or_default());
-        for part in parts {
-            let part = part.strip_prefix('[').expect("a control sequence");
-            let end = part.find(|c: char| c.is_ascii_alphabetic()).unwrap();
-            let (parameter, rest) = part.split_at(end);
-            match rest.split_at(1) {
-                ("A", text) => {
-                    states.push(screen.rows.clone());
-                    let up: usize = parameter.parse().unwrap();
-                    screen.row = screen.row.checked_sub(up).expect("not above the top");
-                    screen.print(text);
-                }
-                ("J", text) => {
-                    screen.rows.truncate(screen.row);
-                    screen.print(text);
-                }
-                (other, _) => panic!("an unknown control sequence {other:?}"),
-            }
+/// The rows of a terminal of [`COLUMNS`] columns, on which lines wrap.
+fn rows(text: &str) -> Vec<String> {
+    let mut rows = Vec::new();
+    for line in text.split_inclusive('\n') {
+        // What is typed is echoed at the end.
+        let line = line.trim_end_matches("\r\n").trim_end_matches("^C");
+        if line.is_empty() && !text.ends_with('\n') {
+            continue;
         }
-        states.push(screen.rows);
-        states
-    }
-
-    fn print(&mut self, text: &str) {
-        for line in text.split_inclusive('\n') {
-            // What is typed is echoed at the end.
-            let line = line.trim_end_matches("\r\n").trim_end_matches("^C");
-            let letters: Vec<char> = line.chars().collect();
-            let mut chunks: Vec<String> = letters
-                .chunks(COLUMNS)
-                .map(|row| row.iter().collect())
-                .collect();
-            if chunks.is_empty() {
-                chunks.push(String::new());
-            }
-            if line.is_empty() && !text.ends_with('\n') {
-                continue;
-            }
-            for row in chunks {
-                self.rows.truncate(self.row);
-                self.rows.push(row);
-                self.row += 1;
-            }
+        let letters: Vec<char> = line.chars().collect();
+        rows.extend(letters.chunks(COLUMNS).map(|row| row.iter().collect()));
+        if letters.is_empty() {
+            rows.push(String::new());
         }
     }
+    rows
 }

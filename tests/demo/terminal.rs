@@ -6,6 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Demo, program};
+use crate::rig::screen::states;
 
 #[tokio::test]
 async fn on_a_terminal_one_table_is_drawn_over_itself_and_ends_as_the_verdict() {
@@ -24,7 +25,7 @@ async fn on_a_terminal_one_table_is_drawn_over_itself_and_ends_as_the_verdict() 
     let written = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{written}");
 
-    let states = Shown::states(&written);
+    let states = states(&written, rows);
     let count = |state: &[String], part: &str| {
         let lines = state.iter().filter(|line| line.contains(part));
         lines.count()
@@ -87,51 +88,12 @@ async fn into_a_pipe_go_plain_lines_one_a_second_and_the_table_once() {
     assert!(output.ends_with("\nnothing was lost\n"), "{output}");
 }
 
-/// A terminal without an end, as far as the demo uses one: lines, `CUU` (cursor up) and `ED` (erase to the end),
-/// ECMA-48 8.3.22 and 8.3.39. Anything else in its place fails the test.
-#[derive(Default)]
-struct Shown {
-    lines: Vec<String>,
-    row: usize,
-}
-
-impl Shown {
-    /// What stood there before each erasure, and at the end.
-    fn states(written: &str) -> Vec<Vec<String>> {
-        let mut shown = Self::default();
-        let mut states = Vec::new();
-        let mut parts = written.split('\x1b');
-        shown.print(parts.next().unwrap_or_default());
-        for part in parts {
-            let part = part.strip_prefix('[').expect("a control sequence");
-            let end = part.find(|c: char| c.is_ascii_alphabetic()).unwrap();
-            let (parameter, rest) = part.split_at(end);
-            match rest.split_at(1) {
-                ("A", text) => {
-                    states.push(shown.lines.clone());
-                    let up: usize = parameter.parse().unwrap();
-                    shown.row = shown.row.checked_sub(up).expect("not above the top");
-                    shown.print(text);
-                }
-                ("J", text) => {
-                    shown.lines.truncate(shown.row);
-                    shown.print(text);
-                }
-                (other, _) => panic!("an unknown control sequence {other:?}"),
-            }
-        }
-        states.push(shown.lines);
-        states
-    }
-
-    fn print(&mut self, text: &str) {
-        for line in text.split_inclusive('\n') {
-            let line = line
-                .strip_suffix("\r\n")
-                .expect("whole lines, as a terminal ends them");
-            self.lines.truncate(self.row);
-            self.lines.push(line.to_owned());
-            self.row += 1;
-        }
-    }
+/// The rows of a terminal without an end.
+fn rows(text: &str) -> Vec<String> {
+    let whole = |line: &str| {
+        let line = line.strip_suffix("\r\n");
+        line.expect("whole lines, as a terminal ends them")
+            .to_owned()
+    };
+    text.split_inclusive('\n').map(whole).collect()
 }

@@ -6,15 +6,14 @@ use std::net::SocketAddr;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::managed::Managed;
 use super::program::Program;
 use super::stand::ports;
 use super::toll::Toll;
-use super::world::{Signer, URL, World};
+use super::world::World;
 use crate::cli::process::{Daemon, KEYWARD, Place};
 use crate::cli::stage::Ended;
 use crate::rig::until;
-
-const AUDIENCE: &str = "keyward-edge";
 
 /// A tunnel that works: its edge, its daemon, and a proxy that dials and listens as well.
 struct Case {
@@ -28,32 +27,14 @@ struct Case {
 
 impl Case {
     async fn start() -> Self {
-        let world = World::start().await;
-        let toll = Toll::before(&world).await;
-        let signer = Signer::new();
-        let issuer = world.believe("workload", URL, &signer.jwks()).await;
-        let words = ["--audience", AUDIENCE, "--subject", "workload"];
-        let rule = world.rule("workload", &issuer, &words).await;
-        let made = world.command(&["tunnel", "create", "--name", "main"]).await;
-        let text = |name: &str| made[name].as_str().unwrap().to_owned();
-        let tunnel = (text("id"), text("domain"));
-        let place = Place::new(KEYWARD);
-        std::fs::remove_file(place.path("store/tunnel-token")).unwrap();
-        let claims = json!({"iss": URL, "aud": AUDIENCE, "sub": "workload"});
-        std::fs::write(place.path("identity"), signer.sign(&claims)).unwrap();
-        let root = place.directory.path().display();
-        let (url, (id, domain)) = (&toll.url, &tunnel);
-        let config = format!(
-            "state: {root}/state\n\
-             control: {{socket: {root}/run/control.sock, subscribers: [0]}}\n\
-             operator: {{socket: {root}/run/operator.sock}}\n\
-             health: {{listen_addr: '127.0.0.1:0'}}\n\
-             identity: {{url: '{url}', federation_rule: {rule}, source: {{file: {root}/identity}}}}\n\
-             api: {{url: '{url}', calls_per_minute: 1000}}\n\
-             tunnels:\n  main:\n    provider: tunnels_api\n    tunnel_id: {id}\n    connector: builtin\n    \
-             domain: {domain}\n    store: dir:{root}/store\n"
-        );
-        std::fs::write(place.path("keyward.yaml"), config).unwrap();
+        let managed = Managed::start().await;
+        let place = managed.place("builtin", "[0]", "");
+        let Managed {
+            world,
+            toll,
+            tunnel,
+            ..
+        } = managed;
         let daemon = place.serve().await;
         Self {
             world,

@@ -4,15 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::process::Command;
 
+use super::managed::{Managed, token};
 use super::toll::{Fate, Toll};
-use super::world::{Signer, URL, World};
+use super::world::{Signer, World};
 use crate::cli::stage::{Ended, end, keyward};
 use crate::rig::{Issuer, until};
-
-const AUDIENCE: &str = "keyward-edge";
 
 /// An edge with a tunnel, the road to it, and a workload that may manage its tunnels.
 struct Case {
@@ -26,15 +25,13 @@ struct Case {
 
 impl Case {
     async fn start() -> Self {
-        let world = World::start().await;
-        let toll = Toll::before(&world).await;
-        let signer = Signer::new();
-        let issuer = world.believe("workload", URL, &signer.jwks()).await;
-        let words = ["--audience", AUDIENCE, "--subject", "workload"];
-        let rule = world.rule("workload", &issuer, &words).await;
-        let made = world.command(&["tunnel", "create", "--name", "main"]).await;
-        let text = |name: &str| made[name].as_str().unwrap().to_owned();
-        let tunnel = (text("id"), text("domain"));
+        let Managed {
+            world,
+            toll,
+            signer,
+            rule,
+            tunnel,
+        } = Managed::start().await;
         let store = world.folder.path().join("store");
         Self {
             world,
@@ -48,8 +45,7 @@ impl Case {
 
     /// With the stock variables and flags, and a fresh identity token.
     fn command(&self, more: &[&str]) -> Command {
-        let claims = json!({"iss": URL, "aud": AUDIENCE, "sub": "workload"});
-        let token = self.world.write("identity", &self.signer.sign(&claims));
+        let token = self.world.write("identity", &token(&self.signer));
         let output = format!("--output=dir:{}", self.store.display());
         let mut command = keyward(&[&["init", "--json", &output][..], more].concat());
         command

@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use demo::stack::Programs;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use super::managed::{Managed, token};
 use super::stand::{EDGE, Program, ports};
 use super::toll::{Fate, Toll};
-use super::world::{Signer, URL, World};
+use super::world::{Signer, World};
 use crate::cli::stage::{Ended, end, keyward};
 use crate::rig::{Issuer, until};
 
-const AUDIENCE: &str = "keyward-edge";
 /// Longer than the caller takes to look at the list once more.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -34,15 +34,13 @@ struct Kept {
 
 impl Kept {
     async fn new() -> Self {
-        let world = World::start().await;
-        let toll = Toll::before(&world).await;
-        let signer = Signer::new();
-        let issuer = world.believe("workload", URL, &signer.jwks()).await;
-        let words = ["--audience", AUDIENCE, "--subject", "workload"];
-        let rule = world.rule("workload", &issuer, &words).await;
-        let made = world.command(&["tunnel", "create", "--name", "main"]).await;
-        let text = |name: &str| made[name].as_str().unwrap().to_owned();
-        let (id, domain) = (text("id"), text("domain"));
+        let Managed {
+            world,
+            toll,
+            signer,
+            rule,
+            tunnel: (id, domain),
+        } = Managed::start().await;
         let access = world.write("access.json", r#"{"cidrs":["127.0.0.0/8"]}"#);
         let words = ["access", "set", &id, &access, "--if-version", "0"];
         world.command(&words).await;
@@ -74,8 +72,7 @@ impl Kept {
 
     /// With a fresh identity token, since one buys once.
     fn daemon(&self) -> Child {
-        let claims = json!({"iss": URL, "aud": AUDIENCE, "sub": "workload"});
-        self.world.write("identity", &self.signer.sign(&claims));
+        self.world.write("identity", &token(&self.signer));
         let log = std::fs::File::options()
             .create(true)
             .append(true)

@@ -6,13 +6,12 @@ use std::cell::Cell;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::managed::{Managed, token};
 use super::program::Program;
 use super::toll::Toll;
-use super::world::{Signer, URL, World, sha256};
+use super::world::{Signer, World, sha256};
 use crate::cli::process::{Daemon, KEYWARD, Place};
 use crate::rig::until;
-
-const AUDIENCE: &str = "keyward-edge";
 
 /// An edge, the daemon of one of its tunnels, and a proxy that has nothing but what that sends.
 struct Case {
@@ -26,27 +25,16 @@ struct Case {
 impl Case {
     async fn start() -> Self {
         let world = World::start().await;
-        let toll = Toll::before(&world).await;
-        let signer = Signer::new();
-        let issuer = world.believe("daemon", URL, &signer.jwks()).await;
-        let words = ["--audience", AUDIENCE, "--subject", "daemon"];
-        let rule = world.rule("daemon", &issuer, &words).await;
         let tunnel = world.tunnel().await;
-        let place = Place::new(KEYWARD);
-        std::fs::remove_file(place.path("store/tunnel-token")).unwrap();
-        let root = place.directory.path().display();
-        let (url, (id, domain)) = (&toll.url, &tunnel);
-        let text = format!(
-            "state: {root}/state\n\
-             control: {{socket: {root}/run/control.sock, subscribers: [0]}}\n\
-             operator: {{socket: {root}/run/operator.sock}}\n\
-             health: {{listen_addr: '127.0.0.1:0'}}\n\
-             api: {{url: '{url}', calls_per_minute: 1000}}\n\
-             identity:\n  url: '{url}'\n  federation_rule: {rule}\n  source: {{file: {root}/identity}}\n\
-             tunnels:\n  main:\n    provider: tunnels_api\n    tunnel_id: {id}\n    connector: builtin\n    \
-             domain: {domain}\n    store: dir:{root}/store\n    shared_secret: {{quiet: 0s}}\n"
-        );
-        std::fs::write(place.path("keyward.yaml"), text).unwrap();
+        let managed = Managed::of(world, tunnel).await;
+        let place = managed.place("builtin", "[0]", "    shared_secret: {quiet: 0s}\n");
+        let Managed {
+            world,
+            toll,
+            signer,
+            tunnel,
+            ..
+        } = managed;
         Self {
             world,
             toll,
@@ -58,9 +46,7 @@ impl Case {
 
     /// A daemon with a fresh identity token.
     async fn daemon(&self) -> Daemon {
-        let claims = json!({"iss": URL, "aud": AUDIENCE, "sub": "daemon"});
-        let token = self.signer.sign(&claims);
-        std::fs::write(self.place.path("identity"), token).unwrap();
+        std::fs::write(self.place.path("identity"), token(&self.signer)).unwrap();
         self.place.serve().await
     }
 

@@ -6,15 +6,14 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
+use super::managed::Managed;
 use super::toll::{Fate, Toll};
-use super::world::{Signer, URL, World};
+use super::world::World;
 use crate::cli::process::{Daemon, KEYWARD, Place, Subscriber};
 use crate::cli::stage::{Ended, command, copy, program};
 use crate::connector::edge::Edge;
 use crate::connector::{CONNECTOR, double, is_there};
 use crate::rig::until;
-
-const AUDIENCE: &str = "keyward-edge";
 
 /// An edge with a tunnel, the road to it, and a place for a daemon that keeps it.
 struct Case {
@@ -26,32 +25,14 @@ struct Case {
 
 impl Case {
     async fn start(connector: &str) -> Self {
-        let world = World::start().await;
-        let toll = Toll::before(&world).await;
-        let signer = Signer::new();
-        let issuer = world.believe("workload", URL, &signer.jwks()).await;
-        let words = ["--audience", AUDIENCE, "--subject", "workload"];
-        let rule = world.rule("workload", &issuer, &words).await;
-        let made = world.command(&["tunnel", "create", "--name", "main"]).await;
-        let text = |name: &str| made[name].as_str().unwrap().to_owned();
-        let tunnel = (text("id"), text("domain"));
-        let place = Place::new(KEYWARD);
-        std::fs::remove_file(place.path("store/tunnel-token")).unwrap();
-        let claims = json!({"iss": URL, "aud": AUDIENCE, "sub": "workload"});
-        std::fs::write(place.path("identity"), signer.sign(&claims)).unwrap();
-        let root = place.directory.path().display();
-        let (url, (id, domain)) = (&toll.url, &tunnel);
-        let config = format!(
-            "state: {root}/state\n\
-             control:\n  socket: {root}/run/control.sock\n  subscribers: [0, 65533]\n\
-             operator: {{socket: {root}/run/operator.sock}}\n\
-             health: {{listen_addr: '127.0.0.1:0'}}\n\
-             identity: {{url: '{url}', federation_rule: {rule}, source: {{file: {root}/identity}}}}\n\
-             api: {{url: '{url}', calls_per_minute: 1000}}\n\
-             tunnels:\n  main:\n    provider: tunnels_api\n    tunnel_id: {id}\n    connector: {connector}\n    \
-             domain: {domain}\n    store: dir:{root}/store\n"
-        );
-        std::fs::write(place.path("keyward.yaml"), config).unwrap();
+        let managed = Managed::start().await;
+        let place = managed.place(connector, "[0, 65533]", "");
+        let Managed {
+            world,
+            toll,
+            tunnel,
+            ..
+        } = managed;
         Self {
             world,
             toll,

@@ -226,7 +226,7 @@ pub fn is_due(state: &State, leaf: u64, now: u64) -> bool {
     active.is_some_and(|active| {
         let left = active.not_after.saturating_sub(now);
         fraction(active, now) >= 50 || left < leaf.saturating_mul(LEAF_LIVES)
-    }) || is_pressing(state, leaf, now)
+    })
 }
 
 /// Whether it needs one whatever anybody planned: before long it could not sign a server certificate for its whole life.

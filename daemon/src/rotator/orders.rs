@@ -176,7 +176,7 @@ impl Tunnel {
     }
 
     /// The order that is carried out at most once at a time.
-    fn ordered(&mut self, what: &str) -> &mut Option<Ordered> {
+    pub(super) fn ordered(&mut self, what: &str) -> &mut Option<Ordered> {
         match what {
             ROTATE_CA => &mut self.ca_order,
             ROTATE_TUNNEL_TOKEN => &mut self.token_order,

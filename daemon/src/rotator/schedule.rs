@@ -94,12 +94,13 @@ impl Tunnel {
             self.due.remove(key);
             return;
         }
+        // What was compared with the file once in this process stays as it is.
+        if moment.suspect || !review && self.due.contains_key(key) {
+            return;
+        }
         let text = when.to_string();
         let planned = self.due.get(key).filter(|due| due.when == text);
         let at = planned.map(|due| due.at);
-        if at.is_some() && !review || moment.suspect {
-            return;
-        }
         let Some(next) = self.next_run(when, moment.unix()) else {
             return;
         };
@@ -116,7 +117,7 @@ impl Tunnel {
     /// What became of the run under way: what was done says so, not how an order ended, since a rotation goes on when
     /// whoever ordered it is told that it takes too long.
     fn follow_run(&mut self, key: &'static str, desk: &Desk<'_>) {
-        if self.has_order(key) || self.is_rotating(key) {
+        if self.ordered(what(key)).is_some() || self.is_rotating(key) {
             return;
         }
         let done = self.done_of(key);
@@ -142,7 +143,7 @@ impl Tunnel {
             due.at = next.unwrap_or(u64::MAX);
             due.run = Some(done);
         }
-        if self.has_order(key) || self.is_rotating(key) {
+        if self.ordered(what(key)).is_some() || self.is_rotating(key) {
             return Ok(());
         }
         // The order and the run are in one record.
@@ -171,16 +172,6 @@ impl Tunnel {
             "secret" => self.shared.state.done,
             _ => self.leaf.done,
         }
-    }
-
-    fn has_order(&self, key: &str) -> bool {
-        let order = match key {
-            "ca" => &self.ca_order,
-            "token" => &self.token_order,
-            "secret" => &self.secret_order,
-            _ => &self.leaf_order,
-        };
-        order.is_some()
     }
 
     /// The first run after `now`, in Unix seconds; `None`: there is no schedule, or it names no time that ever comes.
